@@ -1,0 +1,1 @@
+//! The only place that changes the outside world: ECS calls, request budgets, the journal.

@@ -1,0 +1,188 @@
+//! What the rest of the program may read of the engine, and ask of it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tasuki_api::coverage::{Counts, Depth, Placement, TaskCoverage};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A handle on the running engine; cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    /// The newest view; replaced whole on each change.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Questions and orders.
+    pub requests: mpsc::Sender<Request>,
+}
+
+/// Everything that is shown, as of one moment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct View {
+    /// When it was made; absent until the first full sweep is done.
+    pub at: Option<Timestamp>,
+    /// Every known task.
+    pub tasks: Vec<TaskCoverage>,
+    /// Every known cluster.
+    pub clusters: Vec<ClusterView>,
+    /// Counts over everything.
+    pub counts: Counts,
+    /// Covered share of selected tasks now; absent where nothing is selected.
+    pub live_ratio: Option<f64>,
+    /// Covered share of selected task-minutes in the last 24 h.
+    pub minutes_ratio: Option<f64>,
+    /// Scopes and how fresh they are.
+    pub scopes: Vec<ScopeView>,
+    /// What is wrong with the desired state; the documents concerned keep their last good version.
+    pub problems: Vec<ProblemView>,
+    /// Hash or commit of the desired state in force.
+    pub desired: String,
+    /// Every change is stopped.
+    pub frozen: bool,
+}
+
+/// One cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterView {
+    /// ARN.
+    pub arn: String,
+    /// Name.
+    pub name: String,
+    /// `account/region`.
+    pub scope: String,
+    /// How agents get to its tasks; several where it mixes compute.
+    pub placements: Vec<Placement>,
+    /// Counts.
+    pub counts: Counts,
+    /// The least depth of its covered tasks.
+    pub depth: Option<Depth>,
+    /// Wanted agent version.
+    pub wanted_version: Option<String>,
+    /// Agent versions that run, with how many tasks each covers.
+    pub versions: Vec<(String, u64)>,
+    /// The rollout under way.
+    pub rollout: Option<RolloutView>,
+}
+
+/// A rollout under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutView {
+    /// Version that comes.
+    pub version: String,
+    /// Version that goes.
+    pub previous: String,
+    /// `RollingOut`, `Soaking`, `RollingBack`, `Finishing`.
+    pub phase: String,
+    /// Name of the wave.
+    pub wave: String,
+    /// Units done.
+    pub done: u64,
+    /// Units in all.
+    pub of: u64,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it goes back.
+    pub why: Option<String>,
+}
+
+/// One scope and how fresh what is known of it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScopeView {
+    /// `account/region`.
+    pub scope: String,
+    /// When the last full sweep ended.
+    pub swept_at: Option<Timestamp>,
+    /// When the last event was taken from the queue.
+    pub event_at: Option<Timestamp>,
+    /// What AWS refuses: `api: words`.
+    pub denied: Vec<String>,
+    /// Throttled calls since start.
+    pub throttled: u64,
+}
+
+/// Something wrong with the desired state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProblemView {
+    /// `Kind/name`, or the file where the document could not be read at all.
+    pub subject: String,
+    /// The whole message as `tasuki check` prints it, without colours.
+    pub message: String,
+}
+
+/// One line of `tasuki explain`: a fact in the order in which it was judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fact {
+    /// What was found.
+    pub text: String,
+    /// Where it comes from: `event`, `sweep`, `heartbeat`, `config`.
+    pub source: String,
+    /// When that was; absent for configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// Answer to [`Request::Explain`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The task.
+    pub coverage: TaskCoverage,
+    /// The facts behind the verdict.
+    pub facts: Vec<Fact>,
+}
+
+/// What `tasuki plan` shows of one service or cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanItem {
+    /// `Create`, `Replace`, `Nothing`, `Blocked`.
+    pub change: PlanChange,
+    /// Cluster name.
+    pub cluster: String,
+    /// Service name, or `tasuki` for the daemon.
+    pub target: String,
+    /// One line: what would be done, or is in the way.
+    pub what: String,
+    /// Tasks that would be replaced.
+    pub tasks_replaced: u64,
+    /// API calls that it would take.
+    pub calls: u64,
+    /// Memory that it adds to tasks or nodes, MiB in all.
+    pub memory_mib: u64,
+    /// The definition before and after, for `-v`; never holds environment values of the customer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<String>,
+}
+
+/// The sign in front of a plan item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PlanChange {
+    /// `+`
+    Create,
+    /// `~`
+    Replace,
+    /// `=`
+    Nothing,
+    /// `!`
+    Blocked,
+}
+
+/// A question to, or an order for, the engine.
+pub enum Request {
+    /// Why does this task have its verdict? The text is an ARN or a unique part of one.
+    Explain(String, oneshot::Sender<Option<Explanation>>),
+    /// What would Enforce do?
+    Plan(oneshot::Sender<Vec<PlanItem>>),
+    /// Stop, or allow again, every change.
+    Freeze(bool, oneshot::Sender<()>),
+    /// Try failed versions and rolled-back services of this cluster (name or ARN) again.
+    /// Answers how many were forgotten.
+    Retry(String, oneshot::Sender<usize>),
+    /// Take everything out again; the answer comes when nothing is left, or says what is.
+    Uninstall(oneshot::Sender<Vec<String>>),
+}

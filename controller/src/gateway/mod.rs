@@ -1,0 +1,1 @@
+//! What agents talk to: authentication, policy, heartbeats, findings.

@@ -1,0 +1,1 @@
+//! EventBridge by SQS, ECS sweeps, agent reports: into changes of the fleet.

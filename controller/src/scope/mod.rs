@@ -1,0 +1,1 @@
+//! Credentials and clients per account and Region.
