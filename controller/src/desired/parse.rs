@@ -93,6 +93,7 @@ fn one(file: &str, chunk: Chunk<'_>) -> Parsed {
             check::document(document, &mut report);
         }
     }
+    report.0.retain(|(_, later)| !faults.iter().any(|fault| fault.hides(&later.path)));
     let problems = faults.into_iter().map(|fault| (Level::Error, fault)).chain(report.0);
     let problems =
         problems.take(MAX_PROBLEMS).map(|(level, fault)| problem(file, chunk, subject.clone(), level, fault));
@@ -105,40 +106,34 @@ fn one(file: &str, chunk: Chunk<'_>) -> Parsed {
 
 /// Checks what every document has: a mapping with the right `apiVersion` and a known `kind`.
 fn header(value: &mut Value, faults: &mut Vec<Fault>) -> Option<String> {
-    let fault = |path, message, help| Fault { path, at_key: false, message, help };
-    let help = || vec![format!("a document begins with\napiVersion: {API_VERSION}\nkind: RuntimeMonitor")];
+    let mut fault = |path: Path, at_key, message: String, help: String| {
+        faults.push(Fault { path, at_key, message, help: vec![help] });
+    };
+    let begin = || format!("a document begins with\napiVersion: {API_VERSION}\nkind: RuntimeMonitor");
     let Some(map) = value.as_object_mut() else {
-        faults.push(fault(Path::default(), "this is not a document".to_owned(), help()));
+        fault(Path::default(), false, "this is not a document".to_owned(), begin());
         return None;
     };
-    match map.get("apiVersion").and_then(Value::as_str) {
-        Some(API_VERSION) => {}
+    match map.get("apiVersion").map(Value::as_str) {
+        Some(Some(API_VERSION)) => {}
+        None => fault(at!["apiVersion"], true, "missing field `apiVersion`".to_owned(), begin()),
         Some(other) => {
-            let other: String = other.chars().take(64).collect();
+            let other: String = other.unwrap_or_default().chars().take(64).collect();
             let message = format!("apiVersion `{other}` is not `{API_VERSION}`");
-            let help = vec!["only documents of Tasuki belong in this directory".to_owned()];
-            faults.push(fault(at!["apiVersion"], message, help));
+            fault(at!["apiVersion"], false, message, "only documents of Tasuki belong in this directory".to_owned());
         }
-        None => faults.push(fault(Path::default(), "missing field `apiVersion`".to_owned(), help())),
     }
     // Said above in better words than the schema has.
     map.insert("apiVersion".to_owned(), API_VERSION.into());
-    match map.get("kind").and_then(Value::as_str) {
-        Some(kind) if Document::KINDS.contains(&kind) => Some(kind.to_owned()),
+    match map.get("kind").map(|kind| kind.as_str().unwrap_or_default()) {
+        Some(kind) if Document::KINDS.contains(&kind) => return Some(kind.to_owned()),
         Some(kind) => {
             let message = shape::unknown("kind", kind, &Document::KINDS);
-            faults.push(fault(at!["kind"], message, vec![shape::valid(&Document::KINDS)]));
-            None
+            fault(at!["kind"], false, message, shape::valid(&Document::KINDS));
         }
-        None => {
-            faults.push(fault(
-                Path::default(),
-                "missing field `kind`".to_owned(),
-                vec![shape::valid(&Document::KINDS)],
-            ));
-            None
-        }
+        None => fault(at!["kind"], true, "missing field `kind`".to_owned(), shape::valid(&Document::KINDS)),
     }
+    None
 }
 
 /// The typed document. `refused`: the walk found faults, so what serde cannot read either is no news.

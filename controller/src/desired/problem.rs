@@ -63,8 +63,7 @@ impl Problem {
         match (&self.subject, self.path.as_str()) {
             (Some(subject), "") => format!("in {subject}"),
             (Some(subject), path) => format!("in {subject}, {path}"),
-            (None, "") => String::new(),
-            (None, path) => format!("in {path}"),
+            (None, _) => String::new(),
         }
     }
 

@@ -1,10 +1,11 @@
 //! A walk of a document along its schema: every unknown field, wrong type, wrong unit and missing
 //! field in one go, where serde would stop at the first.
 //!
-//! What is wrong is taken out of the value, so that the checks that come after see the rest.
+//! What is wrong is replaced by something valid, so that the checks that come after see the rest
+//! of the document; what they say about a replaced value is dropped.
 
-use super::yaml::Path;
-use serde_json::Value;
+use super::yaml::{Path, Step};
+use serde_json::{Map, Value};
 use tasuki_api::desired::{Duration, Ratio, Size};
 
 /// Something that is not as the schema says.
@@ -20,66 +21,77 @@ pub struct Fault {
     pub help: Vec<String>,
 }
 
+impl Fault {
+    /// Whether a later word on `other` would only speak of what was put in the place of this fault:
+    /// the value itself, and for a value in a list all that is in the list.
+    pub fn hides(&self, other: &Path) -> bool {
+        if self.at_key {
+            return other.0.starts_with(&self.path.0);
+        }
+        let list = self.path.0.iter().position(|step| matches!(step, Step::Index(_))).unwrap_or(self.path.0.len());
+        other.0.starts_with(&self.path.0[..list])
+    }
+}
+
 /// Walks `value` along `schema`, whose references lead into `root`.
 pub fn walk(root: &Value, schema: &Value, value: &mut Value, path: &Path, faults: &mut Vec<Fault>) {
-    let before = faults.len();
     let schema = resolve(root, schema);
     if value.is_null() && allows_null(schema) {
         return;
     }
     let schema = not_null(root, schema);
-    let fault = |message: String, help: Vec<String>| Fault { path: path.clone(), at_key: false, message, help };
+    let fault = match judge(root, schema, value, path, faults) {
+        Some((message, help)) => Fault { path: path.clone(), at_key: false, message, help },
+        None => return,
+    };
+    *value = placeholder(root, schema);
+    faults.push(fault);
+}
+
+/// What is wrong with the value itself; what is wrong inside it goes to `faults`.
+fn judge(
+    root: &Value,
+    schema: &Value,
+    value: &mut Value,
+    path: &Path,
+    faults: &mut Vec<Fault>,
+) -> Option<(String, Vec<String>)> {
     if let Some(choices) = choices(schema) {
-        match value.as_str() {
-            Some(text) if choices.contains(&text) => {}
-            Some(text) => faults.push(fault(unknown("value", text, &choices), vec![valid(&choices)])),
-            None => faults.push(fault(mistyped("one word", value), vec![valid(&choices)])),
-        }
-        return;
+        return match value.as_str() {
+            Some(text) if choices.contains(&text) => None,
+            Some(text) => Some((unknown("value", text, &choices), vec![valid(&choices)])),
+            None => Some((mistyped("one word", value), vec![valid(&choices)])),
+        };
     }
     match (type_of(schema), &mut *value) {
-        ("object", Value::Object(_)) => fields(root, schema, value, path, faults),
+        ("object", Value::Object(map)) => fields(root, schema, map, path, faults),
         ("array", Value::Array(items)) => {
-            let mut keep = Vec::with_capacity(items.len());
-            for (i, mut item) in std::mem::take(items).into_iter().enumerate() {
-                let known = faults.len();
-                walk(root, &schema["items"], &mut item, &path.with(i), faults);
-                // An item that is a broken scalar goes; a mapping was mended field by field.
-                if faults.len() == known || item.is_object() {
-                    keep.push(item);
-                }
+            for (i, item) in items.iter_mut().enumerate() {
+                walk(root, &schema["items"], item, &path.with(i), faults);
             }
-            *items = keep;
         }
         ("string", Value::String(text)) => {
-            if let Some(error) = schema["pattern"].as_str().and_then(|pattern| unit_error(pattern, text)) {
-                faults.push(fault(error, Vec::new()));
-            }
+            return schema["pattern"].as_str().and_then(|pattern| unit_error(pattern, text)).map(|e| (e, Vec::new()));
         }
-        ("boolean", Value::Bool(_)) | ("", _) => {}
+        ("boolean", Value::Bool(_)) | ("number", Value::Number(_)) | ("", _) => {}
         ("integer", Value::Number(n)) if n.is_i64() || n.is_u64() => {
-            let limits = match schema["format"].as_str() {
+            let (least, most) = match schema["format"].as_str() {
                 Some("uint8") => (0, i64::from(u8::MAX)),
                 Some("uint16") => (0, i64::from(u16::MAX)),
                 Some("uint32") => (0, i64::from(u32::MAX)),
                 Some("int32") => (i64::from(i32::MIN), i64::from(i32::MAX)),
                 _ => (schema["minimum"].as_i64().unwrap_or(i64::MIN), i64::MAX),
             };
-            if n.as_i64().is_none_or(|n| n < limits.0 || n > limits.1) {
-                faults.push(fault(format!("{n} is out of range: write {} to {}", limits.0, limits.1), Vec::new()));
+            if n.as_i64().is_none_or(|n| n < least || n > most) {
+                return Some((format!("{n} is out of range: write {least} to {most}"), Vec::new()));
             }
         }
-        ("number", Value::Number(_)) => {}
-        (wanted, other) => {
-            let (message, help) = wrong_type(wanted, schema, other);
-            faults.push(fault(message, help));
-        }
+        (wanted, other) => return Some(wrong_type(wanted, schema, other)),
     }
-    debug_assert!(faults.len() >= before);
+    None
 }
 
-fn fields(root: &Value, schema: &Value, value: &mut Value, path: &Path, faults: &mut Vec<Fault>) {
-    let Value::Object(map) = value else { return };
+fn fields(root: &Value, schema: &Value, map: &mut Map<String, Value>, path: &Path, faults: &mut Vec<Fault>) {
     let properties = schema["properties"].as_object();
     let names: Vec<&str> = properties.map(|p| p.keys().map(String::as_str).collect()).unwrap_or_default();
     let free = schema.get("additionalProperties").filter(|extra| !extra.is_boolean() || **extra == Value::Bool(true));
@@ -87,36 +99,49 @@ fn fields(root: &Value, schema: &Value, value: &mut Value, path: &Path, faults: 
     let keys: Vec<String> = map.keys().cloned().collect();
     for key in keys {
         let sub = properties.and_then(|p| p.get(&key)).or(free);
-        let here = path.with(&key);
         match (sub, map.get_mut(&key)) {
-            (Some(sub), Some(field)) => {
-                let known = faults.len();
-                walk(root, sub, field, &here, faults);
-                if faults.len() > known && !field.is_object() && !field.is_array() {
-                    map.shift_remove(&key);
-                }
-            }
+            (Some(sub), Some(field)) => walk(root, sub, field, &path.with(&key), faults),
             (None, _) if closed => {
                 map.shift_remove(&key);
-                faults.push(Fault {
-                    path: here,
-                    at_key: true,
-                    message: unknown("field", &key, &names),
-                    help: vec![valid(&names)],
-                });
+                let message = unknown("field", &key, &names);
+                faults.push(Fault { path: path.with(&key), at_key: true, message, help: vec![valid(&names)] });
             }
             _ => {}
         }
     }
     let required = schema["required"].as_array().map(Vec::as_slice).unwrap_or_default();
-    for name in required.iter().filter_map(Value::as_str).filter(|name| !map.contains_key(*name)) {
-        // A field that was taken out above is there, only wrong.
-        if faults.iter().any(|fault| fault.path == path.with(name)) {
+    for name in required.iter().filter_map(Value::as_str) {
+        if map.contains_key(name) {
             continue;
         }
-        let about = properties.and_then(|p| p.get(name)).map(|sub| describe(root, sub)).unwrap_or_default();
+        let sub = properties.and_then(|p| p.get(name)).unwrap_or(&Value::Null);
+        map.insert(name.to_owned(), placeholder(root, sub));
+        let about = describe(root, sub);
         let help = if about.is_empty() { Vec::new() } else { vec![format!("`{name}`: {about}")] };
-        faults.push(Fault { path: path.clone(), at_key: false, message: format!("missing field `{name}`"), help });
+        faults.push(Fault { path: path.with(name), at_key: true, message: format!("missing field `{name}`"), help });
+    }
+}
+
+/// Something valid in place of what is wrong or missing.
+fn placeholder(root: &Value, schema: &Value) -> Value {
+    let schema = not_null(root, resolve(root, schema));
+    if let Some(choices) = choices(schema) {
+        return choices.first().copied().unwrap_or_default().into();
+    }
+    match (type_of(schema), schema["pattern"].as_str()) {
+        ("object", _) => {
+            let required = schema["required"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let names = required.iter().filter_map(Value::as_str);
+            names.map(|name| (name.to_owned(), placeholder(root, &schema["properties"][name]))).collect()
+        }
+        ("array", _) => Value::Array(Vec::new()),
+        ("string", Some(p)) if p.contains("[smhd]") => "10m".into(),
+        ("string", Some(p)) if p.contains("Ki|Mi|Gi") => "128Mi".into(),
+        ("string", Some(p)) if p.ends_with("%$") => "5%".into(),
+        ("string", _) => "".into(),
+        ("boolean", _) => false.into(),
+        ("integer" | "number", _) => schema["minimum"].as_i64().unwrap_or(1).max(1).into(),
+        _ => Value::Null,
     }
 }
 
