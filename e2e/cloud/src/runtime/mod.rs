@@ -33,6 +33,7 @@
 //! * `attach` is called once, before anything else.
 //! * The spec is valid: container names are unique, `dependsOn` names exist and have no cycle, `mountPoints` name a volume.
 
+pub mod docker;
 mod spec;
 mod virtual_time;
 

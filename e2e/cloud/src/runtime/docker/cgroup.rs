@@ -23,9 +23,13 @@ pub(super) fn limit(spec: &TaskSpec) {
         let directory = Path::new("/sys/fs/cgroup").join(parent(spec).trim_start_matches('/'));
         write_all(&directory, [("memory.max", memory), ("cpu.max", quota.map(|q| format!("{q} 100000")))])
     } else {
-        let directory = |controller: &str| Path::new("/sys/fs/cgroup").join(controller).join(parent(spec).trim_start_matches('/'));
-        write_all(&directory("memory"), [("memory.use_hierarchy", Some("1".to_owned())), ("memory.limit_in_bytes", memory)])
-            .and_then(|()| write_all(&directory("cpu"), [("cpu.cfs_quota_us", quota.map(|q| q.to_string()))]))
+        let directory =
+            |controller: &str| Path::new("/sys/fs/cgroup").join(controller).join(parent(spec).trim_start_matches('/'));
+        write_all(
+            &directory("memory"),
+            [("memory.use_hierarchy", Some("1".to_owned())), ("memory.limit_in_bytes", memory)],
+        )
+        .and_then(|()| write_all(&directory("cpu"), [("cpu.cfs_quota_us", quota.map(|q| q.to_string()))]))
     };
     if let Err(error) = result {
         tracing::warn!(task = spec.task_arn, %error, "the task's own limits are not set");

@@ -2,9 +2,7 @@
 
 use super::{Engine, LABEL, cgroup};
 use crate::runtime::*;
-use bollard::models::{
-    ContainerCreateBody, DeviceMapping, HealthConfig, HostConfig, PortBinding, ResourcesUlimits,
-};
+use bollard::models::{ContainerCreateBody, DeviceMapping, HealthConfig, HostConfig, PortBinding, ResourcesUlimits};
 use std::collections::HashMap;
 
 /// Names of the engine's things for one task.
@@ -47,7 +45,12 @@ pub(super) fn pause(engine: &Engine, spec: &TaskSpec) -> ContainerCreateBody {
 }
 
 /// The configuration of one container; `image` is the id that its reference was resolved to.
-pub(super) fn container(engine: &Engine, spec: &TaskSpec, container: &ContainerSpec, image: &str) -> ContainerCreateBody {
+pub(super) fn container(
+    engine: &Engine,
+    spec: &TaskSpec,
+    container: &ContainerSpec,
+    image: &str,
+) -> ContainerCreateBody {
     let pause = format!("container:{}", pause_name(engine, spec));
     let shares_network = spec.network_mode == NetworkMode::Awsvpc;
     let mut labels: HashMap<String, String> = container.labels.clone().into_iter().collect();
@@ -94,7 +97,9 @@ pub(super) fn container(engine: &Engine, spec: &TaskSpec, container: &ContainerS
             cpu_shares: Some(i64::from(container.cpu.max(2))),
             memory: container.memory.map(|mib| i64::from(mib) << 20),
             memory_reservation: container.memory_reservation.map(|mib| i64::from(mib) << 20),
-            memory_swap: container.max_swap.map(|swap| (i64::from(swap) + i64::from(container.memory.unwrap_or(0))) << 20),
+            memory_swap: container
+                .max_swap
+                .map(|swap| (i64::from(swap) + i64::from(container.memory.unwrap_or(0))) << 20),
             memory_swappiness: container.swappiness.map(i64::from),
             cap_add: Some(capabilities),
             cap_drop: Some(if container.privileged { vec![] } else { container.capabilities_drop.clone() }),
@@ -110,11 +115,15 @@ pub(super) fn container(engine: &Engine, spec: &TaskSpec, container: &ContainerS
             volumes_from: Some(container.volumes_from.iter().map(|from| volumes_from(engine, spec, from)).collect()),
             ulimits: Some(container.ulimits.iter().map(ulimit).collect()),
             sysctls: (!shares_network).then(|| container.system_controls.iter().cloned().collect()),
-            port_bindings: (spec.network_mode == NetworkMode::Bridge).then(|| container.port_mappings.iter().map(binding).collect()),
-            extra_hosts: Some(container.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect())
-                .filter(|_| !shares_network),
+            port_bindings: (spec.network_mode == NetworkMode::Bridge)
+                .then(|| container.port_mappings.iter().map(binding).collect()),
+            extra_hosts: Some(
+                container.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
+            )
+            .filter(|_| !shares_network),
             dns: Some(container.dns_servers.clone()).filter(|list: &Vec<_>| !shares_network && !list.is_empty()),
-            dns_search: Some(container.dns_search_domains.clone()).filter(|list: &Vec<_>| !shares_network && !list.is_empty()),
+            dns_search: Some(container.dns_search_domains.clone())
+                .filter(|list: &Vec<_>| !shares_network && !list.is_empty()),
             ..Default::default()
         }),
         ..Default::default()
@@ -131,11 +140,44 @@ struct Privileged {
 
 /// The capabilities by number, as far as Docker Engine 20.10 knows their names (linux/capability.h).
 const CAPABILITIES: [&str; 38] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
 ];
 
 impl Privileged {

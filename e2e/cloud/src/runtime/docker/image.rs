@@ -23,7 +23,9 @@ pub(super) async fn resolve(engine: &Engine, reference: &str) -> Result<Image, S
     let wanted = reference.split_once('@').map_or(reference, |(_, digest)| digest);
     match engine.client.inspect_image(wanted).await {
         Ok(found) => Ok(Image { id: found.id.unwrap_or_default() }),
-        Err(error) => Err(format!("pull image manifest has been retried 1 time(s): failed to resolve ref {reference}: {reference}: not found ({error})")),
+        Err(error) => Err(format!(
+            "pull image manifest has been retried 1 time(s): failed to resolve ref {reference}: {reference}: not found ({error})"
+        )),
     }
 }
 

@@ -101,8 +101,11 @@ impl Docker {
     /// inside a tokio runtime, which the tasks then live on.
     pub async fn start(options: Options) -> Result<Self, DockerError> {
         let host = options.host.clone();
-        let client = bollard::Docker::connect_with_host(&host)
-            .map_err(|source| DockerError::Engine { host, doing: "be reached", source })?;
+        let client = bollard::Docker::connect_with_host(&host).map_err(|source| DockerError::Engine {
+            host,
+            doing: "be reached",
+            source,
+        })?;
         let engine = Engine { client, options };
         engine.client.ping().await.map_err(engine.error("answer a ping"))?;
         engine.remove_leftovers().await?;

@@ -24,8 +24,12 @@ use tokio::sync::watch;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Waiting,
-    Running { healthy: bool },
-    Exited { code: i32 },
+    Running {
+        healthy: bool,
+    },
+    Exited {
+        code: i32,
+    },
     /// It never started, or waits for something that cannot come.
     Failed,
 }
@@ -68,15 +72,23 @@ pub(super) async fn run(
         words,
         began: Instant::now(),
     };
-    tokio::select! {
+    let ready = tokio::select! {
         biased;
-        _ = stop.wait_for(|stop| *stop) => {}
-        ready = life.prepare() => {
-            if ready { life.live(heard, &mut stop).await; }
-        }
+        () = told_to_stop(&mut stop) => false,
+        ready = life.prepare() => ready,
+    };
+    if ready {
+        life.live(heard, &mut stop).await;
     }
     life.end().await;
     life.say(RuntimeEventKind::TaskStopped);
+}
+
+/// Returns once the task is to stop. The borrow of the channel does not outlive this function, so
+/// that futures which await it stay `Send`.
+async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    // An error means that the runtime itself is gone, and so must be its tasks.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Deletes what is left of a stopped task.
@@ -130,7 +142,10 @@ impl Life {
         cgroup::limit(&self.spec);
         if config::needs_pause(&self.spec) {
             if let Err(reason) = self.start_pause().await {
-                self.say(RuntimeEventKind::TaskFailed { kind: FailureKind::ResourceInitialization, reason: reason.to_string() });
+                self.say(RuntimeEventKind::TaskFailed {
+                    kind: FailureKind::ResourceInitialization,
+                    reason: reason.to_string(),
+                });
                 return false;
             }
         }
@@ -167,7 +182,7 @@ impl Life {
             let next_timeout = self.next_timeout();
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = told_to_stop(stop) => return,
                 Some(word) = heard.recv() => self.hear(word).await,
                 () = tokio::time::sleep(next_timeout.saturating_duration_since(Instant::now())) => self.give_up_waiting(),
             }
@@ -177,11 +192,17 @@ impl Life {
     async fn start_what_may(&mut self) {
         // One start can allow the next, so this goes round until nothing moves.
         loop {
-            let ready = (0..self.states.len()).find(|&index| self.states[index] == State::Waiting && self.may_start(index) == Some(true));
-            let never = (0..self.states.len()).find(|&index| self.states[index] == State::Waiting && self.may_start(index).is_none());
+            let ready = (0..self.states.len())
+                .find(|&index| self.states[index] == State::Waiting && self.may_start(index) == Some(true));
+            let never = (0..self.states.len())
+                .find(|&index| self.states[index] == State::Waiting && self.may_start(index).is_none());
             match (ready, never) {
                 (Some(index), _) => self.start(index).await,
-                (None, Some(index)) => self.fail(index, FailureKind::TaskFailedToStart, "a container that it depends on did not reach its condition".to_owned()),
+                (None, Some(index)) => self.fail(
+                    index,
+                    FailureKind::TaskFailedToStart,
+                    "a container that it depends on did not reach its condition".to_owned(),
+                ),
                 (None, None) => return,
             }
         }
@@ -299,7 +320,11 @@ impl Life {
         let now = Instant::now();
         for index in 0..self.states.len() {
             if self.states[index] == State::Waiting && self.wait_limit(index) <= now {
-                self.fail(index, FailureKind::TaskFailedToStart, "a dependency did not reach its condition in time".to_owned());
+                self.fail(
+                    index,
+                    FailureKind::TaskFailedToStart,
+                    "a dependency did not reach its condition in time".to_owned(),
+                );
             }
         }
     }
@@ -310,7 +335,9 @@ impl Life {
             let running = |index: &usize| matches!(self.states[*index], State::Running { .. });
             let needed = |index: usize| {
                 let name = &self.spec.containers[index].name;
-                (0..self.states.len()).filter(running).any(|other| self.spec.containers[other].depends_on.iter().any(|d| d.container == *name))
+                (0..self.states.len())
+                    .filter(running)
+                    .any(|other| self.spec.containers[other].depends_on.iter().any(|d| d.container == *name))
             };
             let now: Vec<usize> = (0..self.states.len()).filter(running).filter(|&index| !needed(index)).collect();
             if now.is_empty() {
