@@ -9,7 +9,7 @@ if [ -z "${TASUKI_ADVISORY_DB:-}" ]; then
     exec cargo deny --locked check
 fi
 # The folder name is cargo-deny's own: the advisory database's name and a hash of its URL.
-db="$TASUKI_CACHE/advisory-db/advisory-db-3157b0e258782691"
+db="$HOME/.cache/tasuki/advisory-db/advisory-db-3157b0e258782691"
 if [ ! -e "$db/.git" ] || [ "$TASUKI_ADVISORY_DB" -nt "$db/.git" ]; then
     rm -rf "$db" && mkdir -p "$db"
     tar -xf "$TASUKI_ADVISORY_DB" -C "$db" --no-same-owner
