@@ -1,12 +1,15 @@
 //! The Tasuki operator: reconciler, gateway and command line.
 
 pub mod act;
+pub mod cidr;
 pub mod cli;
 pub mod desired;
 pub mod engine;
 pub mod gateway;
+pub mod http;
 pub mod observe;
 pub mod scope;
 pub mod sinks;
 pub mod store;
+pub mod tally;
 pub mod web;

@@ -1,1 +1,3 @@
 //! The only place that changes the outside world: ECS calls, request budgets, the journal.
+
+pub mod budget;

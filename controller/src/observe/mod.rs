@@ -1,1 +1,17 @@
-//! EventBridge by SQS, ECS sweeps, agent reports: into changes of the fleet.
+//! EventBridge by SQS and ECS sweeps into changes of the fleet. Queue for speed, sweep for truth.
+//!
+//! Nothing here decides, and nothing is trusted for long: an event is a hint that makes the fleet
+//! fresh in a second, the next sweep makes it right. Two parsers, [`event`] for EventBridge and
+//! [`api`] for ECS, give the same types.
+
+pub mod api;
+pub mod event;
+mod follow;
+mod observer;
+mod queue;
+pub mod reads;
+mod sweep;
+mod words;
+
+pub use observer::{Observer, ScopeStatus};
+pub use queue::QueueCounters;

@@ -1,1 +1,5 @@
 //! Where findings go.
+
+mod filter;
+
+pub use filter::{Filter, FilterError, Suppressions};

@@ -161,7 +161,7 @@ impl Store {
     }
 }
 
-fn stored(row: &sqlx::any::AnyRow) -> Result<StoredFinding> {
+pub(super) fn stored(row: &sqlx::any::AnyRow) -> Result<StoredFinding> {
     let read = |_: ()| -> std::result::Result<(String, i64, Option<String>), sqlx::Error> {
         Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
     };

@@ -3,12 +3,15 @@
 //!
 //! Nothing here decides anything, and no secret of a customer is ever stored.
 
+mod deliveries;
 mod findings;
 mod journal;
+mod pins;
 mod schema;
 
 pub use findings::{FindingFilter, StoredFinding};
 pub use journal::{ActionRecord, Intent};
+pub use pins::{Pin, Pinned};
 
 use jiff::Timestamp;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};

@@ -4,20 +4,28 @@ use super::{Result, doing};
 use sqlx::{AnyPool, Row};
 
 /// One entry a version: statements that bring the tables from the version before to this one.
-const MIGRATIONS: &[&[&str]] = &[&[
-    "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE findings (
+const MIGRATIONS: &[&[&str]] = &[
+    &[
+        "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        "CREATE TABLE findings (
         id TEXT PRIMARY KEY, agent TEXT NOT NULL, type TEXT NOT NULL, severity BIGINT NOT NULL,
         cluster TEXT NOT NULL, task TEXT NOT NULL, first_seen BIGINT NOT NULL, last_seen BIGINT NOT NULL,
         stored_at BIGINT NOT NULL, suppressed TEXT, sent BIGINT NOT NULL DEFAULT 0, body TEXT NOT NULL)",
-    "CREATE INDEX findings_by_time ON findings (last_seen)",
-    "CREATE INDEX findings_unsent ON findings (sent, stored_at)",
-    "CREATE TABLE actions (
+        "CREATE INDEX findings_by_time ON findings (last_seen)",
+        "CREATE INDEX findings_unsent ON findings (sent, stored_at)",
+        "CREATE TABLE actions (
         at BIGINT NOT NULL, scope TEXT NOT NULL, cluster TEXT NOT NULL, target TEXT NOT NULL,
         kind TEXT NOT NULL, body TEXT NOT NULL)",
-    "CREATE INDEX actions_by_time ON actions (at)",
-    "CREATE TABLE intents (id TEXT PRIMARY KEY, opened_at BIGINT NOT NULL, body TEXT NOT NULL)",
-]];
+        "CREATE INDEX actions_by_time ON actions (at)",
+        "CREATE TABLE intents (id TEXT PRIMARY KEY, opened_at BIGINT NOT NULL, body TEXT NOT NULL)",
+    ],
+    &[
+        "CREATE TABLE agent_pins (
+        task TEXT NOT NULL, runtime_id TEXT NOT NULL, public_key TEXT NOT NULL, signed BIGINT NOT NULL,
+        heard_at BIGINT NOT NULL, contender_at BIGINT NOT NULL, PRIMARY KEY (task, runtime_id))",
+        "CREATE TABLE deliveries (finding TEXT NOT NULL, sink TEXT NOT NULL, PRIMARY KEY (finding, sink))",
+    ],
+];
 
 /// Brings the tables up to date; each version is one transaction.
 pub(super) async fn migrate(pool: &AnyPool) -> Result<()> {

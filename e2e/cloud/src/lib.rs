@@ -1,1 +1,4 @@
-//! placeholder
+//! A local cloud: ECS, EventBridge, SQS and STS on loopback, in one process.
+
+pub mod clock;
+pub mod runtime;

@@ -1,0 +1,105 @@
+//! A Docker Engine: the one that answers on this machine, or a private one that ends with us.
+
+use crate::process::{Process, until};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A Docker Engine that answers.
+#[derive(Debug)]
+pub struct Dockerd {
+    /// `unix://…`.
+    pub host: String,
+    private: Option<(Process, PathBuf)>,
+}
+
+/// Which cgroup layout the engine's containers see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cgroups {
+    /// As the host has it.
+    Host,
+    /// Version 2, whatever the host has: by a mount namespace of the engine's own.
+    V2,
+}
+
+impl Dockerd {
+    /// The engine that `DOCKER_HOST` or the usual socket gives, else a private one in `directory`.
+    pub async fn find_or_start(directory: &Path) -> Result<Self> {
+        let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+        if answers(&host).await.is_some() {
+            return Ok(Self { host, private: None });
+        }
+        Self::start(directory, Cgroups::Host).await
+    }
+
+    /// A private engine with its data below `directory`.
+    pub async fn start(directory: &Path, cgroups: Cgroups) -> Result<Self> {
+        let root = directory.join("docker");
+        std::fs::create_dir_all(&root)?;
+        let path = |name: &str| root.join(name).display().to_string();
+        let host = format!("unix://{}", path("docker.sock"));
+        let arguments = [
+            "--data-root",
+            &path("data"),
+            "--exec-root",
+            &path("exec"),
+            "--pidfile",
+            &path("pid"),
+            "--host",
+            &host,
+            "--bridge",
+            "none",
+            "--log-level",
+            "warn",
+        ];
+        let mut command = match cgroups {
+            Cgroups::Host => Command::new("dockerd"),
+            Cgroups::V2 => {
+                let mut command = Command::new("unshare");
+                let script = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec dockerd \"$@\"";
+                command.args(["--mount", "sh", "-c", script, "dockerd"]);
+                command
+            }
+        };
+        command.args(arguments);
+        let process = Process::start("dockerd", command, directory)
+            .context("no Docker Engine answers and none can be started (apt-get install docker.io)")?;
+        let mut engine = Self { host, private: Some((process, root)) };
+        let host = engine.host.clone();
+        let ready =
+            until("the private Docker Engine answers", Duration::from_secs(60), || async { Ok(answers(&host).await) })
+                .await;
+        if let (Err(error), Some((process, _))) = (ready, &mut engine.private) {
+            return Err(error.context(format!("dockerd's log ends with:\n{}", process.tail())));
+        }
+        Ok(engine)
+    }
+
+    /// A client.
+    pub fn client(&self) -> Result<bollard::Docker> {
+        Ok(bollard::Docker::connect_with_host(&self.host)?)
+    }
+
+    /// Whether it is ours.
+    pub fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        if let Some((process, root)) = &mut self.private {
+            process.stop();
+            // The engine leaves its own mounts only when it was killed; then removal says so.
+            if let Err(error) = std::fs::remove_dir_all(&*root) {
+                eprintln!("could not remove {}: {error}", root.display());
+            }
+        }
+    }
+}
+
+async fn answers(host: &str) -> Option<()> {
+    let client = bollard::Docker::connect_with_host(host).ok()?;
+    tokio::time::timeout(Duration::from_secs(2), client.ping()).await.ok()?.ok().map(drop)
+}

@@ -1,0 +1,13 @@
+//! What demo, end-to-end tests and benchmarks share: a world of real parts on one machine.
+//!
+//! Everything that it starts it also ends: processes by their own ids, containers and networks by
+//! their label, files in one run directory.
+
+pub mod attack;
+pub mod config;
+pub mod customer;
+pub mod dockerd;
+pub mod http;
+pub mod image;
+pub mod process;
+pub mod world;
