@@ -45,6 +45,9 @@ pub struct Event {
 pub enum EventKind {
     /// A process now runs another program.
     Exec(Box<Exec>),
+    /// A process was there before the sensor: what it runs, read late. For the process table;
+    /// nothing happened.
+    Existing(Box<Exec>),
     /// A process made another one.
     Fork {
         /// The new process.
