@@ -5,6 +5,9 @@
 //! the pipeline is behind, the sensor's own kernel buffer fills and the loss is counted there.
 
 pub mod ebpf;
+pub mod outbox;
+pub mod proc;
+pub mod ptrace;
 pub mod recent;
 
 use crate::event::Event;
