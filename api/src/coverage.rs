@@ -232,7 +232,12 @@ pub struct Counts {
 impl Counts {
     /// Counts one task.
     pub fn add(&mut self, verdict: Verdict) {
-        self.total += 1;
+        self.add_many(verdict, 1);
+    }
+
+    /// Counts `number` tasks.
+    pub fn add_many(&mut self, verdict: Verdict, number: u64) {
+        self.total += number;
         *match verdict {
             Verdict::Covered => &mut self.covered,
             Verdict::Starting => &mut self.starting,
@@ -240,7 +245,7 @@ impl Counts {
             Verdict::Uncovered => &mut self.uncovered,
             Verdict::Missed => &mut self.missed,
             Verdict::Excluded => &mut self.excluded,
-        } += 1;
+        } += number;
     }
 
     /// Covered by selected tasks that live now; absent where nothing is selected, which is not health.

@@ -1,7 +1,7 @@
 //! What decide wants done. Each action carries the state that it was decided on; act re-reads it
 //! and drops the action if it changed.
 
-use crate::fleet::{ScopeId, Str};
+use crate::fleet::{LaunchType, ScopeId, Str};
 use serde::{Deserialize, Serialize};
 use tasuki_api::coverage::Reason;
 
@@ -9,6 +9,10 @@ use tasuki_api::coverage::Reason;
 pub const DAEMON_SERVICE: &str = "tasuki";
 /// Name of the daemon service with the version that is being rolled out.
 pub const DAEMON_SERVICE_NEXT: &str = "tasuki-next";
+/// [`DAEMON_SERVICE`] for External nodes: a daemon service has one launch type.
+pub const EXTERNAL_DAEMON_SERVICE: &str = "tasuki-external";
+/// [`DAEMON_SERVICE_NEXT`] for External nodes.
+pub const EXTERNAL_DAEMON_SERVICE_NEXT: &str = "tasuki-external-next";
 /// Node attribute: the serving daemon stays away.
 pub const HOLD: &str = "tasuki.hold";
 /// Node attribute: the next daemon may come.
@@ -30,6 +34,15 @@ pub mod labels {
     pub const SOURCE_HASH: &str = "tasuki.dev/source-hash";
     /// What was changed in the customer's own containers, as JSON; the inverse undoes it.
     pub const ADDED: &str = "tasuki.dev/added";
+    /// Fingerprint of the agent spec that it was made from.
+    pub const SPEC: &str = "tasuki.dev/spec";
+    /// On a container of the customer's: `required` says that it must be PID 1.
+    pub const PID_ONE: &str = "tasuki.dev/pid1";
+}
+
+/// Whether a service of this name is one of the daemon services.
+pub fn is_daemon_service(name: &str) -> bool {
+    [DAEMON_SERVICE, DAEMON_SERVICE_NEXT, EXTERNAL_DAEMON_SERVICE, EXTERNAL_DAEMON_SERVICE_NEXT].contains(&name)
 }
 
 /// One thing to do.
@@ -54,11 +67,15 @@ pub enum ActionKind {
     DescribeDefinition {
         /// ARN.
         definition: Str,
+        /// What it is to be judged for; none for a daemon's own definition.
+        sidecar: Option<SidecarSpec>,
     },
     /// Create a daemon service (registering its definition first).
     CreateDaemon {
-        /// [`DAEMON_SERVICE`] or [`DAEMON_SERVICE_NEXT`].
+        /// [`DAEMON_SERVICE`], [`DAEMON_SERVICE_NEXT`], or their External counterparts.
         service: Str,
+        /// [`LaunchType::Ec2`] or [`LaunchType::External`]; to be sent explicitly.
+        launch: LaunchType,
         /// What it runs.
         agent: AgentSpec,
     },
@@ -70,6 +87,15 @@ pub enum ActionKind {
         from: Str,
         /// What it runs from now on.
         agent: AgentSpec,
+    },
+    /// Point a daemon service back at a definition that it ran before.
+    RevertDaemon {
+        /// Service ARN.
+        service: Str,
+        /// Definition that it ran when this was decided.
+        from: Str,
+        /// Definition that it runs from now on.
+        to: Str,
     },
     /// Delete a daemon service.
     DeleteDaemon {
@@ -176,4 +202,48 @@ pub struct Blocked {
     pub reason: Reason,
     /// Detail.
     pub detail: String,
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of a value's JSON: names a spec in a label.
+fn fingerprint(value: &impl Serialize) -> Str {
+    // Serialising these plain structs cannot fail; an empty text would only cost one more update.
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
+    hex::encode(&digest.as_ref()[..8]).into()
+}
+
+impl AgentSpec {
+    /// Names this spec; equal specs have equal names.
+    pub fn fingerprint(&self) -> Str {
+        fingerprint(self)
+    }
+}
+
+impl SidecarSpec {
+    /// Names this spec; equal specs have equal names.
+    pub fn fingerprint(&self) -> Str {
+        fingerprint(self)
+    }
+}
+
+impl Action {
+    /// What it changes: no two actions on one target may be under way at once.
+    pub fn target(&self) -> &Str {
+        match &self.kind {
+            ActionKind::DescribeDefinition { definition, .. } | ActionKind::Deregister { definition } => definition,
+            ActionKind::CreateDaemon { .. } => &self.cluster,
+            ActionKind::UpdateDaemon { service, .. }
+            | ActionKind::RevertDaemon { service, .. }
+            | ActionKind::DeleteDaemon { service }
+            | ActionKind::Inject { service, .. }
+            | ActionKind::Uninject { service, .. }
+            | ActionKind::RollBack { service, .. } => service,
+            ActionKind::PutAttribute { node, .. } | ActionKind::DeleteAttribute { node, .. } => node,
+        }
+    }
+
+    /// Whether it only reads.
+    pub fn only_reads(&self) -> bool {
+        matches!(self.kind, ActionKind::DescribeDefinition { .. })
+    }
 }

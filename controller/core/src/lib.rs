@@ -5,5 +5,7 @@
 //! matters is a table test or a property test.
 
 pub mod action;
+pub mod decide;
+pub mod desired;
 pub mod fleet;
 pub mod memory;

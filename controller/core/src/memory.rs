@@ -4,18 +4,40 @@ use crate::fleet::Str;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use tasuki_api::coverage::Reason;
 
 /// Memory of past decisions: small, serialised whole.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
-    /// Per cluster ARN: agent images that failed there, and why. Retried only on another image or
-    /// `tasuki rollout retry`.
+    /// Per cluster ARN (for External nodes with `#external` after it): agent images that failed
+    /// there, and why. Retried only on another image or `tasuki rollout retry`.
     pub failed: BTreeMap<Str, BTreeMap<Str, Failure>>,
-    /// Per cluster ARN: the rollout under way.
+    /// Per cluster ARN (for External nodes with `#external` after it): the rollout under way.
     pub rollouts: BTreeMap<Str, Rollout>,
     /// Per service ARN: what was done to it.
     pub services: BTreeMap<Str, ServiceHistory>,
+    /// Per task ARN: tasks that ended without any agent ever reporting them; kept for 24 h.
+    pub missed: BTreeMap<Str, MissedTask>,
+    /// Missed tasks that were forgotten before their 24 h because there were too many.
+    pub missed_dropped: u64,
+}
+
+/// A selected task that ended without any agent ever reporting it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissedTask {
+    /// Cluster ARN.
+    pub cluster: Str,
+    /// `service:NAME` or `family:NAME`.
+    pub group: Str,
+    /// The monitor that selected it.
+    pub monitor: Str,
+    /// When it started, as ECS said.
+    pub started_at: Option<Timestamp>,
+    /// When it was found to have ended.
+    pub ended_at: Timestamp,
+    /// Why it was not covered when it was last judged.
+    pub reason: Option<Reason>,
 }
 
 /// Why an agent image failed.
@@ -44,6 +66,15 @@ pub struct Rollout {
     pub step_since: Timestamp,
     /// The rollout is being taken back, and why.
     pub rolling_back: Option<String>,
+    /// Definition that the serving daemon ran before.
+    #[serde(default)]
+    pub from_definition: Option<Str>,
+    /// Some node has no room for two agents: the serving daemon itself is updated.
+    #[serde(default)]
+    pub in_place: bool,
+    /// Steps done, over all nodes: a deadline starts anew whenever it grows.
+    #[serde(default)]
+    pub progress: u64,
 }
 
 /// What was done to one service.
@@ -56,4 +87,8 @@ pub struct ServiceHistory {
     pub flipped: Vec<Timestamp>,
     /// The injected definition that made it worse, and why.
     pub rolled_back: Option<(Str, Failure)>,
+    /// Fingerprint of the sidecar spec that made it worse; another one is tried again.
+    pub rolled_back_spec: Option<Str>,
+    /// The injected definition that it was last seen with.
+    pub carries: Option<Str>,
 }

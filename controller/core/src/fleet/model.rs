@@ -301,8 +301,12 @@ pub struct Definition {
     pub containers: Vec<Str>,
     /// The sidecar that it carries, if one.
     pub sidecar: Option<SidecarMark>,
-    /// Why the sidecar cannot be added, judged by [`crate::action`]'s transform; `None` where it can.
+    /// Why the sidecar cannot be added, judged by [`crate::transform`]; `None` where it can.
     pub obstacle: Option<(tasuki_api::coverage::Reason, String)>,
+    /// Fingerprint of the [`crate::action::SidecarSpec`] that `obstacle` was judged for; `None`
+    /// where it was not judged.
+    #[serde(default)]
+    pub judged_for: Option<Str>,
 }
 
 /// What a sidecar's labels say.
@@ -316,6 +320,9 @@ pub struct SidecarMark {
     pub source: Option<Str>,
     /// Hash of that definition's content.
     pub source_hash: Option<Str>,
+    /// Fingerprint of the agent spec that it was made from; absent where the owner's pipeline made it.
+    #[serde(default)]
+    pub spec: Option<Str>,
 }
 
 /// Something that observe found out.
@@ -367,6 +374,16 @@ pub enum Change {
         /// Such as `ecs:ListTasks`.
         api: String,
         /// Who was refused, and AWS's words.
+        detail: String,
+    },
+    /// Act found something in the way of an action that decide could not see (protected tasks, a
+    /// probe that failed, a budget that is used up). Believed for [`super::OBSTRUCTION_AGE`].
+    Obstructed {
+        /// Service or cluster ARN.
+        target: Str,
+        /// Reason.
+        reason: tasuki_api::coverage::Reason,
+        /// Detail.
         detail: String,
     },
 }

@@ -1,0 +1,248 @@
+//! The verdict on one task, in the order of docs/concepts/coverage.md.
+//!
+//! ```text
+//!  selected? ─no─▶ Excluded
+//!     │ excluded by git or an allowed tag ─▶ Excluded
+//!  agent's container failed (ECS) ─▶ Unhealthy
+//!  fresh report names it ─▶ whole, deep, current enough? ─yes─▶ Covered · no ─▶ Unhealthy
+//!  younger than grace ─▶ Starting
+//!  an agent is placed ─▶ Unhealthy: AgentNotReporting
+//!  else ─▶ Uncovered, with what stands in the way
+//! ```
+
+use super::evidence::{agent_container, best_agent, container_failure, id_of, weakness};
+use super::services;
+use super::trace::{Source, Trace};
+use super::verdict::TaskVerdict;
+use super::view::WorkloadView;
+use crate::desired::{Monitor, Selection};
+use crate::fleet::{Agent, AgentId, LaunchType, TaskState, TaskStatus};
+use jiff::{SignedDuration, Timestamp};
+use tasuki_api::coverage::{Currency, Placement, Reason, Verdict};
+
+/// How an agent gets to tasks of this launch type.
+pub(super) fn placement_of(launch: LaunchType) -> Placement {
+    match launch {
+        LaunchType::Fargate => Placement::Sidecar,
+        LaunchType::Ec2 | LaunchType::External => Placement::DaemonService,
+        LaunchType::ManagedInstances => Placement::ManagedDaemon,
+    }
+}
+
+/// Judges one task. `since` of the answer is `now`; the caller keeps the older one while nothing changed.
+pub(super) fn judge<T: Trace>(workload: &WorkloadView<'_, '_>, state: &TaskState, trace: &mut T) -> TaskVerdict {
+    let world = workload.cluster.world;
+    let task = &state.task;
+    let mut verdict = TaskVerdict {
+        verdict: Verdict::Excluded,
+        reason: None,
+        placement: None,
+        depth: None,
+        currency: None,
+        monitor: None,
+        agent: None,
+        since: world.now,
+    };
+    trace.fact(Source::Ecs, Some(state.seen_at), || {
+        format!("{:?}, version {}, definition {}", task.status, task.version, id_of(&task.definition))
+    });
+    if workload.is_own(state) {
+        trace.detail(|| "is one of Tasuki's own agents".to_owned());
+        return verdict;
+    }
+    let Some(((index, selection), monitor)) = workload.selected.zip(workload.monitor()) else {
+        trace.detail(|| "no monitor selects it".to_owned());
+        return verdict;
+    };
+    verdict.monitor = u16::try_from(index).ok();
+    match selection {
+        Selection::ExcludedByGit(reason) => {
+            trace.detail(|| format!("excluded by {}: {reason}", monitor.name));
+            return verdict;
+        }
+        Selection::ExcludedByTag => {
+            trace.detail(|| {
+                format!("excluded by tag {}=false, which {} allows", crate::desired::EXCLUSION_TAG, monitor.name)
+            });
+            return verdict;
+        }
+        Selection::No | Selection::Yes => {}
+    }
+    trace.fact(Source::Desired, None, || {
+        format!("selected by {} (priority {}, {:?})", monitor.name, monitor.spec.priority, monitor.spec.mode)
+    });
+    let placement = if agent_container(state).is_some() { Placement::Sidecar } else { placement_of(task.launch) };
+    verdict.placement = Some(placement);
+
+    let agent = best_agent(world, state);
+    if let Some((id, agent)) = agent {
+        tell_currency(workload, monitor, agent, id, &mut verdict, trace);
+    }
+    let fresh = agent.filter(|(_, agent)| agent.is_fresh(world.now)).map(|(_, agent)| agent);
+    let (outcome, reason) = match placement {
+        Placement::Sidecar => match agent_container(state) {
+            Some(_) => with_sidecar(workload, monitor, state, fresh, trace),
+            None => without_sidecar(workload, monitor, state, trace),
+        },
+        _ => on_node(workload, monitor, state, agent.map(|(_, a)| a), fresh, placement, trace),
+    };
+    (verdict.verdict, verdict.reason) = (outcome, reason);
+    if outcome != Verdict::Covered && outcome != Verdict::Unhealthy {
+        (verdict.depth, verdict.currency, verdict.agent) = (None, None, None);
+    }
+    verdict
+}
+
+type Outcome = (Verdict, Option<Reason>);
+
+const COVERED: Outcome = (Verdict::Covered, None);
+const STARTING: Outcome = (Verdict::Starting, None);
+
+fn unhealthy(reason: Reason) -> Outcome {
+    (Verdict::Unhealthy, Some(reason))
+}
+
+fn tell_currency<T: Trace>(
+    workload: &WorkloadView<'_, '_>,
+    monitor: &Monitor,
+    agent: &Agent,
+    id: AgentId,
+    verdict: &mut TaskVerdict,
+    trace: &mut T,
+) {
+    let world = workload.cluster.world;
+    let heartbeat = &agent.report.heartbeat;
+    verdict.agent = Some(id);
+    verdict.depth = Some(heartbeat.depth);
+    let wanted = monitor.spec.agent.as_ref().map(|a| a.version.as_str());
+    let policy = &*world.desired.policy_hash;
+    verdict.currency = Some(if wanted.is_some_and(|v| v != heartbeat.version) {
+        Currency::Outdated
+    } else if !policy.is_empty() && heartbeat.policy != policy {
+        Currency::Stale
+    } else {
+        Currency::Current
+    });
+    trace.fact(Source::Agent, Some(agent.report.received_at), || {
+        format!("{:?} agent in task {} names this task", agent.report.kind, id_of(&agent.report.task))
+    });
+}
+
+/// Younger than its grace, counted from when it runs.
+fn is_young(monitor: &Monitor, state: &TaskState, now: Timestamp) -> bool {
+    if state.task.status < TaskStatus::Running {
+        return true;
+    }
+    let born = state.task.started_at.or(state.task.created_at).unwrap_or(state.first_seen);
+    now.duration_since(born) < SignedDuration::from_secs(monitor.spec.grace.as_secs() as i64)
+}
+
+/// It is on its way out: that its agent goes with it is no fault.
+fn is_leaving(state: &TaskState) -> bool {
+    state.task.desired_stopped || state.task.status > TaskStatus::Running
+}
+
+fn with_sidecar<T: Trace>(
+    workload: &WorkloadView<'_, '_>,
+    monitor: &Monitor,
+    state: &TaskState,
+    fresh: Option<&Agent>,
+    trace: &mut T,
+) -> Outcome {
+    let world = workload.cluster.world;
+    let Some(container) = agent_container(state) else { return STARTING };
+    trace.fact(Source::Ecs, Some(state.seen_at), || format!("container {} is {}", container.name, container.status));
+    if is_leaving(state) && state.reported_at.is_some() {
+        trace.fact(Source::Ecs, Some(state.seen_at), || "the task is being stopped".to_owned());
+        return COVERED;
+    }
+    if let Some(reason) = container_failure(container, trace) {
+        return unhealthy(reason);
+    }
+    if let Some(agent) = fresh
+        && &*container.status == "RUNNING"
+    {
+        return match weakness(world, agent, Placement::Sidecar, monitor, trace) {
+            Some(reason) => unhealthy(reason),
+            None => COVERED,
+        };
+    }
+    if is_young(monitor, state, world.now) && state.reported_at.is_none() {
+        return STARTING;
+    }
+    trace.detail(|| match (fresh, state.reported_at) {
+        (Some(_), _) => format!("ECS says that container {} is {}", container.name, container.status),
+        (None, Some(_)) => "its agent reported before and is silent now".to_owned(),
+        (None, None) => "its agent never reported".to_owned(),
+    });
+    unhealthy(Reason::AgentNotReporting)
+}
+
+fn without_sidecar<T: Trace>(
+    workload: &WorkloadView<'_, '_>,
+    monitor: &Monitor,
+    state: &TaskState,
+    trace: &mut T,
+) -> Outcome {
+    trace.fact(Source::Ecs, Some(state.seen_at), || {
+        let names: Vec<_> = state.task.containers.iter().map(|c| &*c.name).collect();
+        format!("no agent among its containers ({})", names.join(", "))
+    });
+    if is_young(monitor, state, workload.cluster.world.now) {
+        return STARTING;
+    }
+    (Verdict::Uncovered, Some(services::task_reason(workload, monitor, &state.task, trace)))
+}
+
+fn on_node<T: Trace>(
+    workload: &WorkloadView<'_, '_>,
+    monitor: &Monitor,
+    state: &TaskState,
+    heard: Option<&Agent>,
+    fresh: Option<&Agent>,
+    placement: Placement,
+    trace: &mut T,
+) -> Outcome {
+    let world = workload.cluster.world;
+    if let Some(agent) = fresh {
+        return match weakness(world, agent, placement, monitor, trace) {
+            Some(reason) => unhealthy(reason),
+            None => COVERED,
+        };
+    }
+    let young = is_young(monitor, state, world.now) && state.reported_at.is_none();
+    let daemons = state.task.node.as_deref().map_or(&[][..], |node| workload.cluster.daemons_on(node));
+    if let Some(daemon) = daemons.iter().max_by_key(|d| d.first_seen) {
+        trace.fact(Source::Ecs, Some(daemon.seen_at), || {
+            format!("the node's agent is task {}, {:?}", daemon.task.id(), daemon.task.status)
+        });
+        if let Some(reason) = agent_container(daemon).and_then(|c| container_failure(c, trace)) {
+            return unhealthy(reason);
+        }
+        let up_since = daemon.task.started_at.unwrap_or(daemon.first_seen);
+        let patience = heard.map_or(SignedDuration::from_secs(45), Agent::silence_after);
+        if daemon.task.status == TaskStatus::Running && world.now.duration_since(up_since) >= patience {
+            if young {
+                return STARTING;
+            }
+            trace.detail(|| match heard {
+                Some(agent) => format!("the node's agent is silent since {}", agent.report.received_at),
+                None => format!("the node's agent (task {}) does not name this task", daemon.task.id()),
+            });
+            return unhealthy(Reason::AgentNotReporting);
+        }
+        if young {
+            return STARTING;
+        }
+        trace.detail(|| format!("the node's agent (task {}) is coming up", daemon.task.id()));
+        return (Verdict::Uncovered, Some(Reason::NodeWithoutAgent));
+    }
+    if young {
+        return STARTING;
+    }
+    if let Some(agent) = heard {
+        trace.detail(|| format!("the node's agent is silent since {}", agent.report.received_at));
+        return unhealthy(Reason::AgentNotReporting);
+    }
+    (Verdict::Uncovered, Some(services::node_reason(workload, &state.task, trace)))
+}

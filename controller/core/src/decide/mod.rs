@@ -1,0 +1,25 @@
+//! What is covered, and what should be done about the rest.
+//!
+//! *Expected flow*: [`Decider::decide_all`] every few seconds (deadlines pass without any change),
+//! [`Decider::decide`] after each [`Applied`](crate::fleet::Applied); the actions that they answer
+//! go to act, which reports what it did as changes. *Guarantees*: a pure function of desired
+//! state, fleet, memory and `now`; the same input gives the same actions in the same order; an
+//! action is repeated until the fleet shows that it was done, so act may drop any. *Assumptions*:
+//! act runs no two actions on one [`target`](crate::action::Action::target) at once.
+//!
+//! What may not live here: anything that reads a clock, a network or a disk.
+
+mod decider;
+mod evidence;
+mod explain;
+mod judge;
+mod missed;
+mod services;
+mod trace;
+mod verdict;
+mod view;
+
+pub use decider::{Decider, Decision};
+pub use explain::Explanation;
+pub use trace::{Fact, Source};
+pub use verdict::{Changed, Tally, TaskVerdict};

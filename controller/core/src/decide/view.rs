@@ -1,0 +1,151 @@
+//! What judging and acting look at: one cluster, one workload, with everything resolved once.
+
+use crate::action::{AgentSpec, SIDECAR, SidecarSpec, is_daemon_service};
+use crate::desired::{Desired, Monitor, Selection};
+use crate::fleet::{Cluster, ClusterState, Fleet, LaunchType, Node, Obstruction, Service, Str, TaskState};
+use crate::memory::Memory;
+use jiff::Timestamp;
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The agent that a monitor wants in one scope.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub agent: AgentSpec,
+    pub agent_print: Str,
+    pub sidecar: SidecarSpec,
+    pub sidecar_print: Str,
+}
+
+/// Resolved agents, by monitor, Region and scope document. Bounded by what git says.
+#[derive(Debug, Default)]
+pub(super) struct WantedCache(Mutex<HashMap<(usize, Str, Str), Option<Arc<Wanted>>>>);
+
+impl WantedCache {
+    pub fn get(&self, desired: &Desired, monitor: usize, cluster: &Cluster) -> Option<Arc<Wanted>> {
+        let key = (monitor, cluster.scope.region.clone(), cluster.aws_scope.clone());
+        // Nothing inside panics while it is held; a poisoned cache would still be a right one.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wanted) = known.get(&key) {
+            return wanted.clone();
+        }
+        let resolve = || {
+            let found = desired.monitors.get(monitor)?;
+            let agent = desired.agent(found, &cluster.scope, &cluster.aws_scope)?;
+            let sidecar = desired.sidecar(found, &cluster.scope, &cluster.aws_scope)?;
+            let (agent_print, sidecar_print) = (agent.fingerprint(), sidecar.fingerprint());
+            Some(Arc::new(Wanted { agent, agent_print, sidecar, sidecar_print }))
+        };
+        let wanted = resolve();
+        known.insert(key, wanted.clone());
+        wanted
+    }
+}
+
+/// What stays the same during one decision.
+#[derive(Clone, Copy)]
+pub(super) struct World<'a> {
+    pub desired: &'a Desired,
+    pub fleet: &'a Fleet,
+    pub memory: &'a Memory,
+    pub wanted: &'a WantedCache,
+    pub now: Timestamp,
+}
+
+/// One described cluster.
+pub(super) struct ClusterView<'a> {
+    pub world: World<'a>,
+    pub arn: &'a Str,
+    pub cluster: &'a Cluster,
+    pub state: &'a ClusterState,
+    daemons: OnceCell<HashMap<&'a str, Vec<&'a TaskState>>>,
+}
+
+impl<'a> ClusterView<'a> {
+    pub fn new(world: World<'a>, arn: &'a Str, state: &'a ClusterState) -> Option<Self> {
+        let cluster = &state.cluster.as_ref()?.value;
+        Some(Self { world, arn, cluster, state, daemons: OnceCell::new() })
+    }
+
+    /// Daemon tasks on a node.
+    pub fn daemons_on(&self, node: &str) -> &[&'a TaskState] {
+        let daemons = self.daemons.get_or_init(|| {
+            let mut by_node: HashMap<&str, Vec<&TaskState>> = HashMap::new();
+            for (group, tasks) in &self.state.workloads {
+                if group.strip_prefix("service:").is_some_and(is_daemon_service) {
+                    for task in tasks.values() {
+                        if let Some(node) = &task.task.node {
+                            by_node.entry(node).or_default().push(task);
+                        }
+                    }
+                }
+            }
+            by_node
+        });
+        daemons.get(node).map_or(&[], Vec::as_slice)
+    }
+
+    pub fn wanted(&self, monitor: usize) -> Option<Arc<Wanted>> {
+        self.world.wanted.get(self.world.desired, monitor, self.cluster)
+    }
+
+    /// A refusal of one of these calls in this scope.
+    pub fn denied(&self, apis: &[&str]) -> Option<(&'a String, &'a Obstruction)> {
+        self.world.fleet.denied(&self.cluster.scope).find(|(api, _)| apis.iter().any(|a| api.ends_with(a)))
+    }
+
+    /// Batch makes its clusters itself and names them so (AWS Batch user guide, compute environments).
+    pub fn is_batch(&self) -> bool {
+        self.cluster.name.starts_with("AWSBatch")
+    }
+}
+
+/// One workload on one kind of compute.
+pub(super) struct WorkloadView<'a, 'c> {
+    pub cluster: &'c ClusterView<'a>,
+    /// Service or family name.
+    pub name: &'a str,
+    /// Absent for standalone tasks, and while a service was not described yet.
+    pub service: Option<&'a Service>,
+    pub is_service: bool,
+    pub launch: LaunchType,
+    pub selected: Option<(usize, Selection<'a>)>,
+    /// These tasks are our own agents.
+    pub own: bool,
+    pub wanted: Option<Arc<Wanted>>,
+}
+
+impl<'a, 'c> WorkloadView<'a, 'c> {
+    pub fn new(cluster: &'c ClusterView<'a>, group: &'a Str, launch: LaunchType) -> Self {
+        let world = cluster.world;
+        let (is_service, name) = match group.split_once(':') {
+            Some(("service", name)) => (true, name),
+            Some((_, name)) => (false, name),
+            None => (false, &**group),
+        };
+        let service = if is_service { cluster.state.service(name) } else { None };
+        let selected = world.desired.select(cluster.cluster, service, name, launch, world.now);
+        let wanted = selected.and_then(|(monitor, _)| cluster.wanted(monitor));
+        // A name alone would let anyone hide a service: ECS must say that it is a daemon service
+        // and that it carries our tag.
+        let own = is_service
+            && is_daemon_service(name)
+            && service.is_none_or(|s| s.daemon && s.tags.contains_key(crate::action::OWNER_TAG));
+        Self { cluster, name, service, is_service, launch, selected, own, wanted }
+    }
+
+    pub fn monitor(&self) -> Option<&'a Monitor> {
+        self.cluster.world.desired.monitors.get(self.selected?.0)
+    }
+
+    /// Whether a task of this workload is one of our own agents.
+    pub fn is_own(&self, task: &TaskState) -> bool {
+        self.own && !task.task.containers.is_empty() && task.task.containers.iter().all(|c| &*c.name == SIDECAR)
+    }
+}
+
+/// Whether a node can carry a daemon of this launch type at all.
+pub(super) fn is_eligible(node: &Node, launch: LaunchType) -> bool {
+    node.launch == launch && node.active && node.attributes.get("ecs.os-type").is_none_or(|os| os == "linux")
+}

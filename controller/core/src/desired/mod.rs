@@ -1,0 +1,261 @@
+//! Desired state as decide needs it: resolved, compiled, in order of priority.
+//!
+//! [`Desired::compile`] turns documents into it and says what is wrong with them. A problem never
+//! stops the other documents: what can be used is in force.
+
+mod names;
+mod problems;
+mod version;
+mod window;
+
+pub use names::Names;
+pub use problems::Problem;
+pub use version::Version;
+pub use window::Windows;
+
+use crate::action::{AgentSpec, GatewaySpec, SidecarSpec};
+use crate::fleet::{Cluster, LaunchType, ScopeId, Service, Str};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use tasuki_api::desired::{AwsScopeSpec, Compute, Delivery, Document, EcsTargets, Mode, PidMode};
+use tasuki_api::desired::{RuntimeMonitorSpec, SensorChoice, Sizing, Startup};
+use wildmatch::WildMatch;
+
+/// Tag, label or annotation that excludes a resource where the monitor allows it.
+pub const EXCLUSION_TAG: &str = "tasuki.dev/monitor";
+
+/// Desired state.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Monitors, the highest priority first; equal ones by name.
+    pub monitors: Vec<Monitor>,
+    /// `AwsScope` documents by name.
+    pub scopes: BTreeMap<Str, AwsScopeSpec>,
+    /// How agents find and trust the gateway, unless a scope says otherwise.
+    pub gateway: GatewaySpec,
+    /// `tasuki freeze` is on.
+    pub frozen: bool,
+    /// Hash of the policy that every agent should have.
+    pub policy_hash: Str,
+}
+
+/// A monitor, compiled.
+#[derive(Clone, Debug)]
+pub struct Monitor {
+    /// Its name.
+    pub name: Str,
+    /// As it is written.
+    pub spec: RuntimeMonitorSpec,
+    /// Windows in which tasks or instances may be replaced.
+    pub windows: Windows,
+    /// Oldest agent that still counts.
+    pub minimum_version: Option<Version>,
+    clusters: Names,
+    tags_include: Vec<(String, Vec<WildMatch>)>,
+    tags_exclude: Vec<(String, Vec<WildMatch>)>,
+    deliveries: Vec<(WildMatch, Delivery)>,
+    exclusions: Vec<(WildMatch, usize)>,
+}
+
+/// What a monitor makes of one workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection<'a> {
+    /// It does not select it.
+    No,
+    /// It selects it.
+    Yes,
+    /// It selects it, and git excludes it for this reason.
+    ExcludedByGit(&'a str),
+    /// It selects it, and a tag excludes it, which it allows.
+    ExcludedByTag,
+}
+
+impl Desired {
+    /// Compiles documents. `policy_hash` is the hash of the policy bundle in force.
+    pub fn compile(
+        documents: &[Document],
+        gateway: GatewaySpec,
+        frozen: bool,
+        policy_hash: &str,
+    ) -> (Self, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut desired = Self { gateway, frozen, policy_hash: policy_hash.into(), ..Self::default() };
+        for document in documents {
+            if let Document::AwsScope(scope) = document {
+                desired.scopes.insert(scope.metadata.name.as_str().into(), scope.spec.clone());
+            }
+        }
+        for document in documents {
+            if let Document::RuntimeMonitor(monitor) = document {
+                let name = monitor.metadata.name.as_str();
+                problems::of_monitor(name, &monitor.spec, &desired.scopes, &mut problems);
+                desired.monitors.push(Monitor::compile(name, &monitor.spec, &mut problems));
+            }
+        }
+        desired.monitors.sort_by(|a, b| b.spec.priority.cmp(&a.spec.priority).then_with(|| a.name.cmp(&b.name)));
+        problems::of_ties(&desired.monitors, &mut problems);
+        (desired, problems)
+    }
+
+    /// The monitor that selects a workload, and what it makes of it. `service` is absent for a
+    /// standalone task; `workload` is the service's or family's name.
+    pub fn select(
+        &self,
+        cluster: &Cluster,
+        service: Option<&Service>,
+        workload: &str,
+        launch: LaunchType,
+        now: Timestamp,
+    ) -> Option<(usize, Selection<'_>)> {
+        self.monitors.iter().enumerate().find_map(|(index, monitor)| {
+            match monitor.select(cluster, service, workload, launch, now) {
+                Selection::No => None,
+                selection => Some((index, selection)),
+            }
+        })
+    }
+
+    /// The monitor that owns a cluster's daemon for one kind of node: the highest that selects the
+    /// cluster by name, scope, compute and the cluster's own tags.
+    pub fn select_cluster(&self, cluster: &Cluster, launch: LaunchType) -> Option<usize> {
+        self.monitors.iter().position(|m| m.targets(cluster, launch).is_some() && m.tags_select(&[&cluster.tags]))
+    }
+
+    /// The agent that a monitor wants in one scope; none where the monitor names no agent.
+    pub fn agent(&self, monitor: &Monitor, scope: &ScopeId, aws_scope: &str) -> Option<AgentSpec> {
+        let agent = monitor.spec.agent.as_ref()?;
+        let aws = self.scopes.get(aws_scope);
+        let repository = agent.image.repository.replace("{region}", &scope.region);
+        let mut gateway = self.gateway.clone();
+        if let Some(url) = aws.and_then(|a| a.gateway.as_deref()) {
+            gateway.url = url.into();
+        }
+        let role = |role: Option<&String>| role.map(|r| Str::from(r.as_str()));
+        Some(AgentSpec {
+            version: agent.version.as_str().into(),
+            image: format!("{repository}@{}", agent.image.digest).into(),
+            sensor: match agent.sensor {
+                SensorChoice::Auto => "auto",
+                SensorChoice::Ebpf => "ebpf",
+                SensorChoice::Ptrace => "ptrace",
+                SensorChoice::Network => "network",
+            }
+            .into(),
+            memory_mib: u32::try_from(agent.resources.memory.as_mib()).unwrap_or(u32::MAX),
+            cpu: agent.resources.cpu.to_string().into(),
+            task_role: role(aws.and_then(|a| a.agent_task_role.as_ref())),
+            execution_role: role(aws.and_then(|a| a.agent_execution_role.as_ref())),
+            gateway,
+        })
+    }
+
+    /// The sidecar that a monitor wants in one scope. Roles stay the owner's.
+    pub fn sidecar(&self, monitor: &Monitor, scope: &ScopeId, aws_scope: &str) -> Option<SidecarSpec> {
+        let mut agent = self.agent(monitor, scope, aws_scope)?;
+        (agent.task_role, agent.execution_role) = (None, None);
+        let fargate = &monitor.spec.ecs.fargate;
+        Some(SidecarSpec {
+            agent,
+            share_processes: fargate.pid_mode == PidMode::Task,
+            fail_closed: fargate.startup == Startup::FailClosed,
+            grow: fargate.sizing == Sizing::Grow,
+        })
+    }
+}
+
+impl Monitor {
+    fn compile(name: &str, spec: &RuntimeMonitorSpec, problems: &mut Vec<Problem>) -> Self {
+        let ecs = spec.targets.ecs.clone().unwrap_or_default();
+        let compile_tags = |tags: &BTreeMap<String, Vec<String>>| {
+            tags.iter().map(|(k, v)| (k.clone(), v.iter().map(|p| WildMatch::new(p)).collect())).collect()
+        };
+        Self {
+            name: name.into(),
+            windows: Windows::compile(name, &spec.rollout.windows, problems),
+            minimum_version: spec
+                .agent
+                .as_ref()
+                .and_then(|a| a.minimum_version.as_deref())
+                .and_then(|v| Version::parse(v)),
+            clusters: Names::compile(&ecs.clusters),
+            tags_include: compile_tags(&ecs.tags.include),
+            tags_exclude: compile_tags(&ecs.tags.exclude),
+            deliveries: spec.ecs.fargate.delivery_for.iter().map(|(p, d)| (WildMatch::new(p), *d)).collect(),
+            exclusions: spec.exclusions.iter().enumerate().map(|(i, e)| (WildMatch::new(&e.matches), i)).collect(),
+            spec: spec.clone(),
+        }
+    }
+
+    /// Whether it may change anything.
+    pub fn enforces(&self) -> bool {
+        self.spec.mode == Mode::Enforce
+    }
+
+    /// Who adds the sidecar to this service.
+    pub fn delivery(&self, cluster: &str, service: &str) -> Delivery {
+        if self.deliveries.is_empty() {
+            return self.spec.ecs.fargate.delivery;
+        }
+        let name = format!("{cluster}/{service}");
+        let found = self.deliveries.iter().find(|(pattern, _)| pattern.matches(&name));
+        found.map_or(self.spec.ecs.fargate.delivery, |(_, delivery)| *delivery)
+    }
+
+    fn targets(&self, cluster: &Cluster, launch: LaunchType) -> Option<&EcsTargets> {
+        let ecs = self.spec.targets.ecs.as_ref()?;
+        let compute = match launch {
+            LaunchType::Fargate => Compute::Fargate,
+            LaunchType::Ec2 => Compute::Ec2,
+            LaunchType::External => Compute::External,
+            LaunchType::ManagedInstances => Compute::ManagedInstances,
+        };
+        let selected = (ecs.scopes.is_empty() || ecs.scopes.iter().any(|s| **s == *cluster.aws_scope))
+            && (ecs.compute.is_empty() || ecs.compute.contains(&compute))
+            && self.clusters.take(&cluster.name);
+        selected.then_some(ecs)
+    }
+
+    fn tags_select(&self, tags: &[&BTreeMap<String, String>]) -> bool {
+        let has = |key: &str, values: &[WildMatch]| {
+            tags.iter().any(|t| t.get(key).is_some_and(|value| values.iter().any(|p| p.matches(value))))
+        };
+        self.tags_include.iter().all(|(key, values)| has(key, values))
+            && !self.tags_exclude.iter().any(|(key, values)| has(key, values))
+    }
+
+    fn select(
+        &self,
+        cluster: &Cluster,
+        service: Option<&Service>,
+        workload: &str,
+        launch: LaunchType,
+        now: Timestamp,
+    ) -> Selection<'_> {
+        if self.targets(cluster, launch).is_none() {
+            return Selection::No;
+        }
+        let none = BTreeMap::new();
+        let tags = [&cluster.tags, service.map_or(&none, |s| &s.tags)];
+        if !self.tags_select(&tags) {
+            return Selection::No;
+        }
+        if !self.exclusions.is_empty() {
+            let name = format!("{}/{workload}", cluster.name);
+            for (pattern, index) in &self.exclusions {
+                let Some(exclusion) = self.spec.exclusions.get(*index) else { continue };
+                let in_force = exclusion.until.is_none_or(|until| now < until);
+                // A pattern without a slash names a whole cluster or a workload in any cluster.
+                let whole =
+                    !exclusion.matches.contains('/') && (pattern.matches(&cluster.name) || pattern.matches(workload));
+                if in_force && (whole || pattern.matches(&name)) {
+                    return Selection::ExcludedByGit(&exclusion.reason);
+                }
+            }
+        }
+        let tagged = tags.iter().any(|t| t.get(EXCLUSION_TAG).is_some_and(|v| v == "false"));
+        if tagged && self.spec.allow_tag_exclusion {
+            return Selection::ExcludedByTag;
+        }
+        Selection::Yes
+    }
+}
