@@ -74,7 +74,7 @@ impl Knowledge {
         let by_verdict = verdict.and_then(|verdict| verdict.monitor).map(usize::from);
         let by_cluster = || {
             let cluster = self.fleet.cluster(&task.cluster)?.cluster.as_ref()?;
-            desired.select_cluster(cluster, task.launch)
+            desired.select_cluster(&cluster.value, task.launch)
         };
         let monitor = by_verdict.or_else(by_cluster).and_then(|index| desired.monitors.get(index));
         let approved = monitor.and_then(|monitor| self.approved.get(&monitor.name)).cloned().unwrap_or_default();

@@ -32,7 +32,7 @@ pub fn plan(known: &Knowledge, now: Timestamp) -> Vec<PlanItem> {
 
 fn cluster_name(fleet: &Fleet, arn: &str) -> String {
     let known = fleet.cluster(arn).and_then(|state| state.cluster.as_ref());
-    known.map_or_else(|| arn.rsplit('/').next().unwrap_or(arn).to_owned(), |cluster| cluster.name.to_string())
+    known.map_or_else(|| arn.rsplit('/').next().unwrap_or(arn).to_owned(), |cluster| cluster.value.name.to_string())
 }
 
 fn of_action(fleet: &Fleet, action: &Action) -> Option<PlanItem> {

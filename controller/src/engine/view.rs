@@ -78,7 +78,7 @@ fn clusters(known: &Knowledge, tasks: &[TaskCoverage]) -> Vec<ClusterView> {
     let tallies = known.decider.tallies();
     let desired = known.decider.desired();
     let one = |(arn, state): (&Str, &tasuki_core::fleet::ClusterState)| {
-        let cluster = state.cluster.as_ref()?;
+        let cluster = &state.cluster.as_ref()?.value;
         let scope = cluster.scope.to_string();
         let key = (scope.as_str(), &*cluster.name);
         let launches = [LaunchType::Fargate, LaunchType::Ec2, LaunchType::External, LaunchType::ManagedInstances];

@@ -276,7 +276,7 @@ impl Running {
     /// One round of an uninstall: what is still there is asked for again until nothing is.
     async fn go_on_uninstalling(&mut self) {
         let Some(uninstall) = &self.uninstalling else { return };
-        let actions = self.work.shared.read().decider.uninstall(&self.work.shared.read().fleet);
+        let actions = tasuki_core::decide::uninstall(&self.work.shared.read().fleet);
         let late = Instant::now() > uninstall.deadline;
         if !late && (!actions.is_empty() || self.flights.busy() > 0) {
             for action in actions {

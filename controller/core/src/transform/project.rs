@@ -24,6 +24,7 @@ pub fn project(definition: &Value, sidecar: Option<&SidecarSpec>) -> Option<Defi
         hash: content_hash(definition).into(),
         active: text(definition, "status").is_none_or(|s| s == "ACTIVE"),
         containers: containers(fields).iter().filter_map(|c| text(c, "name")).map(share).collect(),
+        task_role: text(definition, "taskRoleArn").map(share),
         sidecar: mark,
         obstacle,
         judged_for: sidecar.map(SidecarSpec::fingerprint),
