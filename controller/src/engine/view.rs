@@ -4,8 +4,8 @@ use super::{ClusterView, Explanation, Fact, Knowledge, ProblemView, RolloutView,
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use tasuki_api::coverage::{Depth, Placement, TaskCoverage, Verdict};
+use tasuki_core::decide::RolloutStatus;
 use tasuki_core::fleet::{LaunchType, Str};
-use tasuki_core::memory::Rollout;
 
 /// What the view needs beside the fleet and the verdicts.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ pub fn build(known: &Knowledge, context: &Context, now: Timestamp) -> View {
     let counts = known.decider.tally().counts(None);
     View {
         at: Some(now),
-        clusters: clusters(known, &tasks),
+        clusters: clusters(known, &tasks, now),
         tasks,
         counts,
         live_ratio: counts.live_ratio(),
@@ -54,7 +54,7 @@ pub fn explain(known: &Knowledge, text: &str, now: Timestamp) -> Option<Explanat
     Some(Explanation { coverage: explained.coverage, facts: explained.facts.into_iter().map(fact).collect() })
 }
 
-fn clusters(known: &Knowledge, tasks: &[TaskCoverage]) -> Vec<ClusterView> {
+fn clusters(known: &Knowledge, tasks: &[TaskCoverage], now: Timestamp) -> Vec<ClusterView> {
     let mut depths: BTreeMap<(&str, &str), Depth> = BTreeMap::new();
     let mut placements: BTreeMap<(&str, &str), Vec<Placement>> = BTreeMap::new();
     let mut versions: BTreeMap<(&str, &str), BTreeMap<&str, u64>> = BTreeMap::new();
@@ -77,6 +77,7 @@ fn clusters(known: &Knowledge, tasks: &[TaskCoverage]) -> Vec<ClusterView> {
     }
     let tallies = known.decider.tallies();
     let desired = known.decider.desired();
+    let rollouts = known.decider.rollouts(&known.fleet, now);
     let one = |(arn, state): (&Str, &tasuki_core::fleet::ClusterState)| {
         let cluster = &state.cluster.as_ref()?.value;
         let scope = cluster.scope.to_string();
@@ -84,7 +85,6 @@ fn clusters(known: &Knowledge, tasks: &[TaskCoverage]) -> Vec<ClusterView> {
         let launches = [LaunchType::Fargate, LaunchType::Ec2, LaunchType::External, LaunchType::ManagedInstances];
         let monitor = launches.into_iter().find_map(|launch| desired.select_cluster(cluster, launch));
         let wanted = monitor.and_then(|index| desired.monitors.get(index)).and_then(|m| m.spec.agent.as_ref());
-        let waves = monitor.and_then(|index| desired.monitors.get(index)).map(|m| m.spec.rollout.waves.as_slice());
         Some(ClusterView {
             arn: arn.to_string(),
             name: cluster.name.to_string(),
@@ -93,30 +93,22 @@ fn clusters(known: &Knowledge, tasks: &[TaskCoverage]) -> Vec<ClusterView> {
             depth: depths.get(&key).copied(),
             wanted_version: wanted.map(|agent| agent.version.clone()),
             versions: versions.get(&key).into_iter().flatten().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
-            rollout: known.decider.memory().rollouts.get(arn).map(|rollout| {
-                let wave = waves.and_then(|waves| waves.get(rollout.wave)).map(|wave| wave.name.clone());
-                rollout_view(rollout, wave, state.nodes.len() as u64)
-            }),
+            rollout: rollouts.iter().find(|status| status.cluster == *arn).map(rollout_view),
             scope,
         })
     };
     known.fleet.clusters().filter_map(one).collect()
 }
 
-fn rollout_view(rollout: &Rollout, wave: Option<String>, nodes: u64) -> RolloutView {
-    let phase = match (&rollout.rolling_back, &rollout.soaking_since) {
-        (Some(_), _) => "RollingBack",
-        (None, Some(_)) => "Soaking",
-        (None, None) => "RollingOut",
-    };
+fn rollout_view(status: &RolloutStatus) -> RolloutView {
     RolloutView {
-        version: rollout.version.to_string(),
-        previous: rollout.previous.to_string(),
-        phase: phase.to_owned(),
-        wave: wave.unwrap_or_default(),
-        done: rollout.progress,
-        of: nodes,
-        since: rollout.step_since,
-        why: rollout.rolling_back.clone(),
+        version: status.version.to_string(),
+        previous: status.previous.to_string(),
+        phase: format!("{:?}", status.phase),
+        wave: status.wave.clone(),
+        done: status.done,
+        of: status.of,
+        since: status.since,
+        why: status.why.clone(),
     }
 }
