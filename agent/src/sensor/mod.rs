@@ -9,6 +9,8 @@ pub mod outbox;
 pub mod proc;
 pub mod ptrace;
 pub mod recent;
+pub mod replay;
+pub mod select;
 
 use crate::event::Event;
 use std::sync::mpsc::SyncSender;
