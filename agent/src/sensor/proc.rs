@@ -80,7 +80,7 @@ pub struct Status {
     pub tgid: u32,
     /// Parent, 0 where it is outside the namespace.
     pub parent: u32,
-    /// Who traces it; 0 nobody.
+    /// The thread that traces it; 0 none.
     pub tracer: u32,
     /// Users and capabilities.
     pub credentials: Credentials,

@@ -69,7 +69,7 @@ impl Tracer {
     pub(super) fn meet(&mut self, tid: Tid, newcomer: bool) -> bool {
         let Ok(status) = Status::read(tid) else { return false };
         // Attached by the kernel already: its first stop is under way.
-        if status.tracer == self.own || [self.own, self.supervisor].contains(&status.tgid) {
+        if status.tracer == self.thread || [self.own, self.supervisor].contains(&status.tgid) {
             return true;
         }
         let Ok(stat) = Stat::read(status.tgid) else { return false };
@@ -123,7 +123,7 @@ impl Tracer {
                     }
                     Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                         // Ours already, or ended, or really refused.
-                        let ours = Status::read(tid).is_ok_and(|status| status.tracer == self.own);
+                        let ours = Status::read(tid).is_ok_and(|status| status.tracer == self.thread);
                         let ended = Stat::read_thread(tgid, tid).map_or(true, |stat| matches!(stat.state, 'Z' | 'X'));
                         refused |= !ours && !ended;
                     }

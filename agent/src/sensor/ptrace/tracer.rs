@@ -27,6 +27,7 @@ use super::{Limits, seize::Refusals};
 use crate::event::{Credentials, Event, EventKind, ProcessKey};
 use crate::sensor::outbox::{Outbox, boottime};
 use crate::sensor::proc::{self, Status};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub const TICK: Duration = Duration::from_millis(10);
 /// A newcomer that has not run another program by then is told as it was found. Container runtimes
 /// show themselves for a moment before they become the application.
 const FOUND_AFTER: Duration = Duration::from_millis(50);
+/// Children that wait for their parent's event; a parent that is killed before it leaves one behind.
+const EARLY: usize = 4096;
 /// Letting go of tracees takes no longer: what is left then is freed by the end of the thread.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -45,10 +48,15 @@ pub struct Tracer {
     pub(super) refusals: Refusals,
     pub(super) limits: Limits,
     pub(super) report: Arc<Report>,
+    /// The agent's process.
     pub(super) own: Tid,
+    /// This thread: `TracerPid` of its tracees.
+    pub(super) thread: Tid,
     pub(super) supervisor: Tid,
     pub(super) found: Vec<Tid>,
     pub(super) started: Instant,
+    /// Children that stopped before their parent told of them.
+    early: HashSet<Tid>,
     newcomers: Newcomers,
     outbox: Outbox,
     heartbeat: Heartbeat,
@@ -56,7 +64,7 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// A tracer that traces nothing yet.
+    /// A tracer that traces nothing yet, of the calling thread.
     pub fn new(
         limits: Limits,
         report: Arc<Report>,
@@ -72,9 +80,11 @@ impl Tracer {
             limits,
             report,
             own: std::process::id(),
+            thread: gettid(),
             supervisor: super::seize::supervisor(),
             found: Vec::new(),
             started: Instant::now(),
+            early: HashSet::new(),
             newcomers,
             outbox,
             heartbeat,
@@ -85,7 +95,7 @@ impl Tracer {
     /// Traces until it is told to stop. `ready` is called once everything is traced.
     pub fn run(mut self, ready: impl FnOnce()) -> std::io::Result<()> {
         let ticker = Ticker::start(TICK)?;
-        self.heartbeat.beat(gettid());
+        self.heartbeat.beat(self.thread);
         self.scan(false);
         ready();
         while !self.stop.load(Ordering::Relaxed) {
@@ -111,7 +121,7 @@ impl Tracer {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        self.heartbeat.beat(gettid());
+        self.heartbeat.beat(self.thread);
         match self.newcomers.look(now) {
             Look::Everywhere => self.scan(true),
             Look::At(ids) => {
@@ -151,13 +161,20 @@ impl Tracer {
                     self.count_stop(tid, |process| &mut process.thread_stops);
                 }
                 self.go_on(tid, 0);
-                if let Ok(child) = child {
+                if let Ok(child) = child
+                    && !self.early.remove(&child)
+                {
                     self.adopt(child, parent);
                 }
             }
             libc::PTRACE_EVENT_EXEC => self.on_exec(tid),
             libc::PTRACE_EVENT_STOP => {
                 if self.table.thread(tid).is_none() {
+                    // Its end may come before its parent's event too, which must not tell it again.
+                    if self.early.len() >= EARLY {
+                        self.early.clear();
+                    }
+                    self.early.insert(tid);
                     self.adopt(tid, None);
                 }
                 let group_stop = matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
@@ -331,7 +348,7 @@ impl Tracer {
         }
         while begun.elapsed() < DRAIN && self.table.len() > 0 {
             if ticker.take() {
-                self.heartbeat.beat(gettid());
+                self.heartbeat.beat(self.thread);
             }
             match sys::wait(true)? {
                 Wait::NoTracees => break,

@@ -142,7 +142,7 @@ pub fn watchdog_main(agent: u32) -> io::Result<()> {
         match judge.verdict(Instant::now(), sample) {
             Verdict::Lives => {}
             Verdict::Stopped => kill(&process, agent, "the tracer is stopped"),
-            Verdict::Hangs if waits_for(agent) => kill(&process, agent, "the tracer hangs"),
+            Verdict::Hangs if waits_for(tracer) => kill(&process, agent, "the tracer hangs"),
             Verdict::Hangs => {}
         }
     }
@@ -163,12 +163,12 @@ fn kill(process: &OwnedFd, agent: u32, reason: &str) {
     let _ = pidfd_send_signal(process, Signal::KILL);
 }
 
-/// Whether a thread that `agent` traces stands still or has ended unheard.
-fn waits_for(agent: u32) -> bool {
+/// Whether a thread that `tracer` traces stands still or has ended unheard.
+fn waits_for(tracer: Tid) -> bool {
     proc::processes().into_iter().any(|pid| {
         proc::threads(pid).into_iter().any(|tid| {
             Stat::read_thread(pid, tid).is_ok_and(|stat| matches!(stat.state, 't' | 'T' | 'Z'))
-                && Status::read(tid).is_ok_and(|status| status.tracer == agent)
+                && Status::read(tid).is_ok_and(|status| status.tracer == tracer)
         })
     })
 }
