@@ -2,6 +2,7 @@
 
 use crate::process::{Process, until};
 use anyhow::{Context, Result};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +12,16 @@ use std::time::Duration;
 pub struct Dockerd {
     /// `unix://…`.
     pub host: String,
-    private: Option<(Process, PathBuf)>,
+    private: Option<Private>,
+}
+
+/// An engine of our own.
+#[derive(Debug)]
+struct Private {
+    process: Process,
+    root: PathBuf,
+    /// Released last.
+    _turn: File,
 }
 
 /// Which cgroup layout the engine's containers see.
@@ -34,7 +44,11 @@ impl Dockerd {
     }
 
     /// A private engine with its data below `directory`.
+    ///
+    /// Waits until no other one that was started here runs: two engines would both keep the chains of
+    /// the host's packet filter, which have fixed names.
     pub async fn start(directory: &Path, cgroups: Cgroups) -> Result<Self> {
+        let turn = tokio::task::spawn_blocking(turn).await??;
         let root = directory.join("docker");
         std::fs::create_dir_all(&root)?;
         let path = |name: &str| root.join(name).display().to_string();
@@ -65,13 +79,13 @@ impl Dockerd {
         command.args(arguments);
         let process = Process::start("dockerd", command, directory)
             .context("no Docker Engine answers and none can be started (apt-get install docker.io)")?;
-        let mut engine = Self { host, private: Some((process, root)) };
+        let mut engine = Self { host, private: Some(Private { process, root, _turn: turn }) };
         let host = engine.host.clone();
         let ready =
             until("the private Docker Engine answers", Duration::from_secs(60), || async { Ok(answers(&host).await) })
                 .await;
-        if let (Err(error), Some((process, _))) = (ready, &mut engine.private) {
-            return Err(error.context(format!("dockerd's log ends with:\n{}", process.tail())));
+        if let (Err(error), Some(private)) = (ready, &mut engine.private) {
+            return Err(error.context(format!("dockerd's log ends with:\n{}", private.process.tail())));
         }
         Ok(engine)
     }
@@ -89,7 +103,7 @@ impl Dockerd {
 
 impl Drop for Dockerd {
     fn drop(&mut self) {
-        if let Some((process, root)) = &mut self.private {
+        if let Some(Private { process, root, .. }) = &mut self.private {
             process.stop();
             // The engine leaves its own mounts only when it was killed; then removal says so.
             if let Err(error) = std::fs::remove_dir_all(&*root) {
@@ -97,6 +111,13 @@ impl Drop for Dockerd {
             }
         }
     }
+}
+
+/// The machine's one turn to run a private engine; given back when the file is closed.
+fn turn() -> std::io::Result<File> {
+    let file = File::create(std::env::temp_dir().join("tasuki-private-docker.lock"))?;
+    file.lock()?;
+    Ok(file)
 }
 
 async fn answers(host: &str) -> Option<()> {

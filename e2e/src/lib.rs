@@ -10,4 +10,5 @@ pub mod dockerd;
 pub mod http;
 pub mod image;
 pub mod process;
+pub mod shop;
 pub mod world;

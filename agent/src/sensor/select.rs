@@ -2,6 +2,8 @@
 //!
 //! Each sensor is started by one small function below; everything else knows only [`Sensor`].
 
+use super::ebpf::{self, EbpfSensor};
+use super::ptrace::{PtraceConfig, PtraceSensor};
 use super::{Output, Sensor, SensorError, replay::Replay};
 use std::path::PathBuf;
 
@@ -80,13 +82,16 @@ fn absent(sensor: &'static str) -> SensorError {
 }
 
 /// eBPF with fanotify beside it: both give what the other cannot.
-fn ebpf(_options: &SensorOptions, _output: Output) -> Result<Started, SensorError> {
-    Err(absent("ebpf"))
+fn ebpf(options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
+    let memory_limit = options.memory_mib.map(|mib| mib << 20);
+    let sensor = EbpfSensor::start(&ebpf::Options { memory_limit, ..ebpf::Options::default() }, output)?;
+    Ok(Started { sensors: vec![Box::new(sensor)], notes: Vec::new() })
 }
 
 /// ptrace, with packets and inotify beside it.
-fn ptrace(_options: &SensorOptions, _output: Output) -> Result<Started, SensorError> {
-    Err(absent("ptrace"))
+fn ptrace(_options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
+    let sensor = PtraceSensor::start(PtraceConfig { watchdog: Some(watchdog()?), limits: Default::default() }, output)?;
+    Ok(Started { sensors: vec![Box::new(sensor)], notes: Vec::new() })
 }
 
 /// Packets and sockets.

@@ -1,0 +1,83 @@
+//! The agent alone on a Docker host, without a controller: it names what was done in a container.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+use tasuki_e2e::dockerd::Cgroups;
+use tasuki_e2e::process::{Process, until};
+use tasuki_e2e::shop::Shop;
+use tasuki_e2e::{attack, world};
+
+/// Findings that the agent printed, by type.
+fn findings(process: &Process) -> BTreeMap<String, Vec<Value>> {
+    let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for line in std::fs::read_to_string(&process.log).unwrap_or_default().lines() {
+        if let Ok(finding) = serde_json::from_str::<Value>(line)
+            && let Some(kind) = finding["type"].as_str()
+        {
+            all.entry(kind.to_owned()).or_default().push(finding);
+        }
+    }
+    all
+}
+
+async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = std::path::Path::new(env!("CARGO_BIN_EXE_tasuki-lab"));
+    let shop = Shop::start(directory.path(), name, subnet, cgroups, lab).await.unwrap();
+    let policy = directory.path().join("policy.json");
+    let list =
+        json!({"verdict": "Threat", "entity": "Domain", "category": "CryptoCurrency", "inline": ["pool.example.test"]});
+    std::fs::write(&policy, json!({"lists": [list]}).to_string()).unwrap();
+    let mut command = Command::new(world::binaries().unwrap().join("tasuki-agent"));
+    command.args(["run", "--stdout", "--sensor", "ebpf", "--policy"]).arg(&policy).env("NO_COLOR", "1");
+    let agent = Process::start("agent", command, directory.path()).unwrap();
+    until("the agent watches", Duration::from_secs(30), || async {
+        Ok(std::fs::read_to_string(&agent.log)?.contains("watching").then_some(()))
+    })
+    .await
+    .unwrap();
+
+    attack::miner(shop.address).await.unwrap();
+    attack::reverse_shell(shop.address).await.unwrap();
+    attack::new_binary(shop.address).await.unwrap();
+    attack::fileless(shop.address).await.unwrap();
+    let expected = [
+        "Impact:Runtime/CryptoMinerExecuted",
+        "CryptoCurrency:Runtime/BitcoinTool.B!DNS",
+        "Execution:Runtime/ReverseShell",
+        "Execution:Runtime/NewBinaryExecuted",
+        "DefenseEvasion:Runtime/FilelessExecution",
+    ];
+    let seen = until("every attack is found", Duration::from_secs(20), || async {
+        let seen = findings(&agent);
+        Ok(expected.iter().all(|kind| seen.contains_key(*kind)).then_some(seen))
+    })
+    .await;
+    let seen = seen
+        .unwrap_or_else(|error| panic!("{error}; the agent said:\n{}", std::fs::read_to_string(&agent.log).unwrap()));
+
+    let miner = &seen["Impact:Runtime/CryptoMinerExecuted"][0];
+    assert_eq!(miner["process"]["executable"], "/tmp/.x/xmrig", "{miner:#}");
+    assert_eq!(miner["process"]["arguments"][2], "stratum+tcp://pool.example.test:3333", "{miner:#}");
+    assert_eq!(miner["resource"]["container"]["id"], shop.id, "{miner:#}");
+    let lineage = miner["process"]["lineage"].as_array().unwrap();
+    assert!(lineage.iter().any(|ancestor| ancestor["arguments"][0] == "httpd"), "{miner:#}");
+    let sha = miner["process"]["sha256"].as_str().unwrap_or_default();
+    let own = Command::new("sha256sum").arg(lab).output().unwrap();
+    assert_eq!(sha, String::from_utf8_lossy(&own.stdout).split_whitespace().next().unwrap());
+    let question = &seen["CryptoCurrency:Runtime/BitcoinTool.B!DNS"][0]["dns"];
+    assert_eq!(question["question"], "pool.example.test");
+    shop.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attacks_in_a_container_are_found_and_named_on_cgroup_v1() {
+    attacked("tsk-test-alone1", [172, 31, 253], Cgroups::Host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attacks_in_a_container_are_found_and_named_on_cgroup_v2() {
+    attacked("tsk-test-alone2", [172, 31, 254], Cgroups::V2).await;
+}
