@@ -5,7 +5,9 @@
 //! the pipeline is behind, the sensor's own kernel buffer fills and the loss is counted there.
 
 pub mod ebpf;
+pub mod fanotify;
 pub mod recent;
+pub mod snapshot;
 
 use crate::event::Event;
 use std::sync::mpsc::SyncSender;
