@@ -225,3 +225,52 @@ fn the_snapshot_names_a_process_as_the_hooks_do() {
     });
     assert_eq!(killed, 9, "killed by signal 9");
 }
+
+/// A cgroup of the test's own.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(mount: &std::path::Path, name: &str) -> Self {
+        let path = mount.join(format!("{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Runs a program in a cgroup of the hierarchy; its events must carry the directory's inode.
+fn named_by(hierarchy: Hierarchy) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = program(&folder, "tasuki-grouped");
+    let group = Group::new(hierarchy.mount.as_ref().unwrap(), "tasuki-test");
+    let mut running = Running::start(Options { hierarchy: Some(hierarchy), ..everything() });
+    let script = format!("echo $$ > {}/cgroup.procs && exec {}", group.0.display(), path.display());
+    assert!(Command::new("/bin/sh").args(["-c", &script]).status().unwrap().success());
+    let (_, _, event) = running.exec("exec", |exec| exec.filename == path.to_str().unwrap());
+    let inode = std::fs::metadata(&group.0).unwrap().ino();
+    assert_ne!(inode, 1, "not the root");
+    assert_eq!(event.cgroup.map(|id| id.0), Some(inode));
+}
+
+#[test]
+fn events_carry_the_version_2_cgroup() {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = cgroups::find_mount(&mounts, "cgroup2", None).expect("a cgroup2 mount");
+    named_by(Hierarchy { controller: None, mount: Some(mount) });
+}
+
+#[test]
+fn events_carry_the_version_1_cgroup() {
+    let hierarchy = Hierarchy::of_host();
+    if hierarchy.controller.is_some() {
+        named_by(hierarchy);
+    } else {
+        // A host without version 1 names tasks by version 2 alone, which the other test covers.
+        assert!(hierarchy.mount.is_some());
+    }
+}
