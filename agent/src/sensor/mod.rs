@@ -5,12 +5,14 @@
 //! the pipeline is behind, the sensor's own kernel buffer fills and the loss is counted there.
 
 pub mod ebpf;
+pub mod fanotify;
 pub mod outbox;
 pub mod proc;
 pub mod ptrace;
 pub mod recent;
 pub mod replay;
 pub mod select;
+pub mod snapshot;
 
 use crate::event::Event;
 use std::sync::mpsc::SyncSender;

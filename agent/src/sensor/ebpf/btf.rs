@@ -152,7 +152,7 @@ impl Types {
             bits = bits.checked_add(offset)?;
             id = next;
         }
-        (bits % 8 == 0).then_some(bits / 8)
+        bits.is_multiple_of(8).then_some(bits / 8)
     }
 
     /// Number of an enum's value.

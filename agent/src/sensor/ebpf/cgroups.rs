@@ -66,7 +66,7 @@ impl Hierarchy {
 }
 
 /// Mount point of a file system, by type and super option.
-fn find_mount(mountinfo: &str, kind: &str, option: Option<&str>) -> Option<PathBuf> {
+pub(super) fn find_mount(mountinfo: &str, kind: &str, option: Option<&str>) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         let mut right = right.split(' ');

@@ -256,3 +256,199 @@ fn stdio(record: &StdioRecord) -> Stdio {
         _ => Stdio::Unknown,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tasuki_probe_abi::NAME;
+
+    /// The bytes of a record.
+    fn bytes<T: Record>(record: &T) -> Vec<u8> {
+        // SAFETY: a record has no padding, so that all its bytes are initialised.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast::<u8>(), size_of::<T>()) }.to_vec()
+    }
+
+    fn header(kind: Kind, size: usize) -> Header {
+        let actor = Actor { pid: 7, reserved: 0, start: 123_456_789, cgroup: 42 };
+        Header { size: u32::try_from(size).unwrap(), version: VERSION, kind: kind as u16, time: 5, actor }
+    }
+
+    const V4: Address = Address { bytes: [192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], port: 443, family: 4 };
+    const MAPPED: Address =
+        Address { bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 2], port: 0, family: 6 };
+
+    fn socket(kind: Kind) -> SocketRecord {
+        SocketRecord {
+            header: header(kind, size_of::<SocketRecord>()),
+            local: MAPPED,
+            remote: V4,
+            transport: TCP,
+            reserved: [0; 7],
+        }
+    }
+
+    fn exec_record(parts: [&[u8]; 6], flags: u32) -> Vec<u8> {
+        let text: Vec<u8> = parts.concat();
+        let length = |index: usize| u16::try_from(parts[index].len()).unwrap();
+        let mut name = [0; NAME];
+        name[..2].copy_from_slice(b"sh");
+        let record = ExecRecord {
+            header: header(Kind::Exec, size_of::<ExecRecord>() + text.len()),
+            parent_start: 99_999_999,
+            parent_pid: 1,
+            namespace_pid: 3,
+            uid: 1000,
+            euid: 0,
+            gid: 1000,
+            flags,
+            capabilities: 5,
+            mount_namespace: 8,
+            pid_namespace: 9,
+            file: FileRecord {
+                device: (253 << 20) | 17,
+                ctime: 2,
+                ctime_nanoseconds: 3,
+                links: 1,
+                mode: 0o104_755,
+                ..FileRecord::default()
+            },
+            stdio: [
+                StdioRecord { peer: V4, kind: StdioKind::Socket as u8, reserved: [0; 3] },
+                StdioRecord { kind: StdioKind::Unix as u8, ..StdioRecord::default() },
+                StdioRecord { kind: 200, ..StdioRecord::default() },
+            ],
+            name,
+            filename_length: length(0),
+            interpreter_length: length(1),
+            executable_length: length(2),
+            cwd_length: length(3),
+            arguments_length: length(4),
+            environment_length: length(5),
+            previous_euid: u32::MAX,
+        };
+        [bytes(&record), text].concat()
+    }
+
+    fn whole_exec() -> Vec<u8> {
+        exec_record(
+            [
+                b"./run.sh\0",
+                b"/bin/sh\0",
+                b"sh\0bin\0",
+                b"app\0srv\0",
+                b"sh\0./run.sh\0\0",
+                b"LD_PRELOAD=/x.so\0LD_BIND_NOW=1\0",
+            ],
+            exec_flags::SCRIPT | exec_flags::OVERLAY,
+        )
+    }
+
+    #[test]
+    fn an_exec_is_unpacked() {
+        let event = decode(&whole_exec()).unwrap();
+        assert_eq!(event.process, Some(ProcessKey { pid: 7, start: 120_000_000 }));
+        assert_eq!((event.time, event.cgroup), (5, Some(CgroupId(42))));
+        let EventKind::Exec(exec) = event.kind else { panic!("{event:?}") };
+        assert_eq!((exec.filename.as_str(), exec.script.as_deref()), ("./run.sh", Some("./run.sh")));
+        assert_eq!((exec.executable.as_deref(), exec.cwd.as_deref()), (Some("/bin/sh"), Some("/srv/app")));
+        assert_eq!(exec.arguments, ["sh", "./run.sh", ""], "an empty argument is one");
+        assert_eq!(exec.environment, [("LD_PRELOAD".to_owned(), "/x.so".to_owned())]);
+        assert_eq!(exec.previous_euid, 1000, "set-user-id root");
+        let file = exec.file.unwrap();
+        assert_eq!((file.device, file.ctime, file.upper), (libc::makedev(253, 17), 2_000_000_003, Some(false)));
+        let peer = "192.0.2.1:443".parse().unwrap();
+        assert_eq!(exec.stdio, [Stdio::Socket(Some(peer)), Stdio::Unix, Stdio::Unknown]);
+        assert!(!exec.memfd && !exec.truncated);
+    }
+
+    #[test]
+    fn a_path_that_was_cut_says_so_and_a_root_is_a_path() {
+        let flags = exec_flags::EXECUTABLE_CUT;
+        let EventKind::Exec(exec) =
+            decode(&exec_record([b"x\0", b"", b"x\0deep\0", b"", b"", b""], flags)).unwrap().kind
+        else {
+            panic!("an exec")
+        };
+        assert_eq!(exec.executable.as_deref(), Some("/…/deep/x"));
+        assert_eq!(exec.cwd.as_deref(), Some("/"));
+        assert_eq!(exec.arguments, Vec::<String>::new());
+    }
+
+    #[test]
+    fn sockets_are_decoded_and_mapped_addresses_become_ipv4() {
+        let event = decode(&bytes(&socket(Kind::Connect))).unwrap();
+        let remote = "192.0.2.1:443".parse().unwrap();
+        let connect = Connect { transport: Transport::Tcp, local: None, remote };
+        assert_eq!(event.kind, EventKind::Connect(connect));
+        let listen = decode(&bytes(&socket(Kind::Listen))).unwrap();
+        let local = "192.0.2.2:0".parse().unwrap();
+        assert_eq!(listen.kind, EventKind::Listen { transport: Transport::Tcp, local });
+    }
+
+    #[test]
+    fn other_versions_sizes_and_contents_are_refused() {
+        let mut record = socket(Kind::Connect);
+        record.header.version = VERSION + 1;
+        assert_eq!(decode(&bytes(&record)), Err(DecodeError::Version(VERSION + 1)));
+        let mut long = bytes(&socket(Kind::Connect));
+        long.push(0);
+        assert_eq!(decode(&long), Err(DecodeError::Size { got: 89, want: 88 }));
+        let mut other = socket(Kind::Connect);
+        other.header.kind = Kind::Exit as u16;
+        assert_eq!(decode(&bytes(&other)), Err(DecodeError::Size { got: 88, want: 48 }));
+        let mut unknown = socket(Kind::Connect);
+        unknown.header.kind = 99;
+        assert_eq!(decode(&bytes(&unknown)), Err(DecodeError::Content(99)));
+        let mut family = socket(Kind::Accept);
+        family.remote.family = 5;
+        assert_eq!(decode(&bytes(&family)), Err(DecodeError::Content(Kind::Accept as u16)));
+        let mut lengths = whole_exec();
+        let place = std::mem::offset_of!(ExecRecord, filename_length);
+        lengths[place] += 1;
+        assert_eq!(decode(&lengths), Err(DecodeError::Content(Kind::Exec as u16)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_panic_the_decoder(raw in proptest::collection::vec(any::<u8>(), 0..700)) {
+            let _ = decode(&raw);
+        }
+
+        /// Random bytes rarely pass the header, so that whole records are changed a little.
+        #[test]
+        fn no_changed_record_panics_the_decoder(
+            which in 0..4usize,
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in proptest::option::of(any::<prop::sample::Index>()),
+        ) {
+            let dns = DnsRecord {
+                header: header(Kind::Dns, size_of::<DnsRecord>()),
+                server: V4, client: MAPPED, length: 30, captured: 30, answer: 1, reserved: [0; 3],
+                payload: [1; DNS_PAYLOAD],
+            };
+            let mut raw = match which {
+                0 => whole_exec(),
+                1 => bytes(&socket(Kind::Accept)),
+                2 => bytes(&dns),
+                _ => bytes(&ExitRecord { header: header(Kind::Exit, 48), ..ExitRecord::default() }),
+            };
+            for (place, value) in changes {
+                let place = place.index(raw.len());
+                raw[place] = value;
+            }
+            if let Some(cut) = cut {
+                raw.truncate(cut.index(raw.len()));
+                let size = u32::try_from(raw.len()).unwrap().to_ne_bytes();
+                if let Some(front) = raw.first_chunk_mut::<4>() {
+                    *front = size;
+                }
+            }
+            if let Ok(event) = decode(&raw) {
+                prop_assert_eq!(event.time, u64::from_ne_bytes(*raw[8..].first_chunk().unwrap()));
+            }
+        }
+    }
+}

@@ -40,7 +40,7 @@ use tasuki_probe_abi::{Family, Settings};
 const NAME: &str = "ebpf";
 
 /// How the sensor is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The agent's memory limit, bytes; the rings take at most 40 % of it.
     pub memory_limit: Option<u64>,
@@ -54,6 +54,8 @@ pub struct Options {
     pub process_burst: u64,
     /// Leave out what the agent itself does.
     pub skip_own: bool,
+    /// The cgroup hierarchy that names tasks, where it is not the one that this host's mounts suggest.
+    pub hierarchy: Option<Hierarchy>,
 }
 
 impl Default for Options {
@@ -67,6 +69,7 @@ impl Default for Options {
             process_rate: 40_000,
             process_burst: 80_000,
             skip_own: true,
+            hierarchy: None,
         }
     }
 }
@@ -93,7 +96,7 @@ impl EbpfSensor {
         let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
         let wanted = RingSizes::wanted(cpus);
         let rings = options.rings.unwrap_or_else(|| wanted.within(options.memory_limit));
-        let hierarchy = Hierarchy::of_host();
+        let hierarchy = options.hierarchy.clone().unwrap_or_else(Hierarchy::of_host);
         let settings = Settings {
             connect_window: u64::try_from(options.connect_window.as_nanos()).unwrap_or(u64::MAX),
             process_rate: options.process_rate.min(1_000_000_000),

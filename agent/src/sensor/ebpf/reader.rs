@@ -44,6 +44,7 @@ pub(super) struct Shared {
 
 /// Runs until it is told to stop; then empties the rings once more.
 pub(super) fn run(mut rings: Rings, output: &Output, shared: &Shared, recent: &Arc<RecentProcesses>) {
+    let mut last = false;
     loop {
         let stopping = shared.stop.load(Ordering::Acquire);
         let mut events = Vec::new();
@@ -51,9 +52,11 @@ pub(super) fn run(mut rings: Rings, output: &Output, shared: &Shared, recent: &A
         drain(&mut rings.dns, &mut events, shared);
         drain(&mut rings.process, &mut events, shared);
         if events.is_empty() {
-            if stopping {
+            if stopping && last {
                 return;
             }
+            // A program that was running when it was detached may still commit its record.
+            last = stopping;
             wait(&rings);
             continue;
         }

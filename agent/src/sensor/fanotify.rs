@@ -1,0 +1,494 @@
+//! The `fanotify` sensor: files written on the file systems of containers, with the path as the
+//! container sees it and the process that did it.
+//!
+//! A file system is watched as a whole by one mark, through any path on it (for a container:
+//! `/proc/<pid>/root`). Reported when a file that was open for writing is closed: before that it
+//! cannot be executed (ETXTBSY), and one event stands for all writes.
+//!
+//! Caveats: no event for what is created, renamed or removed (a file system mark for those is
+//! refused on overlay); the time is when the agent read the event; the path is the one that the
+//! file has then. A process that ended already is known only if another sensor saw it start.
+
+use super::ebpf::cgroups::Hierarchy;
+use super::recent::RecentProcesses;
+use super::snapshot::{boottime, file_id, start_of};
+use super::{Output, Sensor, SensorError};
+use crate::event::{CgroupId, Event, EventKind, FileEvent, FileOperation, ProcessKey};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::fanotify::{EventFFlags, Fanotify, FanotifyEvent, InitFlags, MarkFlags, MaskFlags};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::TrySendError;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tasuki_api::agent::{Counters, FamilyState, SensorState};
+use tasuki_api::coverage::Depth;
+
+const NAME: &str = "fanotify";
+/// How long an event waits for another sensor to tell who a process was that is gone: its fork is
+/// in a ring that is emptied every 10 ms.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How often a waiting event is looked at again.
+const RETRY_MS: u8 = 10;
+/// Events that may wait; then the oldest goes on without a process.
+const WAITING: usize = 4096;
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    closed: AtomicBool,
+    seen: AtomicU64,
+    submitted: AtomicU64,
+    own: AtomicU64,
+    overflows: AtomicU64,
+    unknown: AtomicU64,
+}
+
+/// A running `fanotify` sensor.
+pub struct FanotifySensor {
+    /// `None` after a stop: closing the group takes its marks away.
+    group: Option<Arc<Fanotify>>,
+    wake: Arc<EventFd>,
+    shared: Arc<Shared>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// How the sensor is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to look up a process that has ended.
+    pub recent: Arc<RecentProcesses>,
+    /// The hierarchy whose ids the events carry.
+    pub hierarchy: Hierarchy,
+    /// Leave out what the agent itself writes.
+    pub skip_own: bool,
+}
+
+impl FanotifySensor {
+    /// Opens a group without marks and begins to hand events to `output`.
+    ///
+    /// # Errors
+    /// Where the kernel has no fanotify, or the agent lacks CAP_SYS_ADMIN.
+    pub fn start(options: Options, output: Output) -> Result<Self, SensorError> {
+        let group = Fanotify::init(
+            InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK,
+            EventFFlags::O_RDONLY | EventFFlags::O_LARGEFILE | EventFFlags::O_CLOEXEC,
+        )
+        .map_err(|error| SensorError::Unavailable {
+            sensor: NAME,
+            reason: format!("fanotify_init: {error}: the agent needs CAP_SYS_ADMIN, the kernel CONFIG_FANOTIFY"),
+        })?;
+        let system = |what: &str, source| SensorError::System { sensor: NAME, what: what.to_owned(), source };
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|error| system("making an eventfd", error.into()))?;
+        let (group, wake, shared) = (Arc::new(group), Arc::new(wake), Arc::new(Shared::default()));
+        let worker = Worker {
+            group: Arc::clone(&group),
+            wake: Arc::clone(&wake),
+            shared: Arc::clone(&shared),
+            own: options.skip_own.then(std::process::id),
+            options,
+            output,
+            waiting: VecDeque::new(),
+        };
+        let reader = std::thread::Builder::new()
+            .name("tasuki-fanotify".to_owned())
+            .spawn(move || worker.run())
+            .map_err(|error| system("starting the reader thread", error))?;
+        Ok(Self { group: Some(group), wake, shared, reader: Some(reader) })
+    }
+
+    /// Watches the file system that `path` is on. Watching it again changes nothing. The kernel
+    /// forgets the mark when the file system is unmounted.
+    ///
+    /// # Errors
+    /// Where the path is gone, or its file system cannot be watched.
+    pub fn watch_filesystem(&self, path: &Path) -> Result<(), SensorError> {
+        self.mark(MarkFlags::FAN_MARK_ADD, path)
+    }
+
+    /// Lets go of the file system that `path` is on.
+    ///
+    /// # Errors
+    /// Where the path is gone, or its file system was not watched.
+    pub fn unwatch_filesystem(&self, path: &Path) -> Result<(), SensorError> {
+        self.mark(MarkFlags::FAN_MARK_REMOVE, path)
+    }
+
+    fn mark(&self, operation: MarkFlags, path: &Path) -> Result<(), SensorError> {
+        let flags = operation | MarkFlags::FAN_MARK_FILESYSTEM;
+        let stopped = || SensorError::Unavailable { sensor: NAME, reason: "it was stopped".to_owned() };
+        let group = self.group.as_ref().ok_or_else(stopped)?;
+        group.mark(flags, MaskFlags::FAN_CLOSE_WRITE, nix::fcntl::AT_FDCWD, Some(path)).map_err(|error| {
+            SensorError::System {
+                sensor: NAME,
+                what: format!("fanotify mark of the file system at {}", path.display()),
+                source: error.into(),
+            }
+        })
+    }
+
+    /// Events whose process was gone before anyone could say who it was.
+    pub fn unknown_actors(&self) -> u64 {
+        self.shared.unknown.load(Ordering::Relaxed)
+    }
+
+    fn counters(&self) -> Counters {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        // Outcomes before `seen`, which is never less than their sum.
+        let (submitted, filtered, ring_full) =
+            (load(&self.shared.submitted), load(&self.shared.own), load(&self.shared.overflows));
+        Counters { seen: load(&self.shared.seen), submitted, filtered, ring_full, ..Counters::default() }
+    }
+}
+
+impl Sensor for FanotifySensor {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn depth(&self) -> Depth {
+        Depth::Full
+    }
+
+    fn state(&self) -> SensorState {
+        let detail = if self.reader.is_none() {
+            Some("stopped".to_owned())
+        } else if self.shared.closed.load(Ordering::Acquire) {
+            Some("nobody takes its events".to_owned())
+        } else {
+            None
+        };
+        SensorState { name: NAME.into(), whole: detail.is_none(), detail }
+    }
+
+    fn families(&self) -> Vec<FamilyState> {
+        vec![FamilyState {
+            name: "file".into(),
+            hook: "fanotify/FAN_CLOSE_WRITE".into(),
+            tier: Some(0),
+            problem: self.reader.is_none().then(|| "the sensor was stopped".to_owned()),
+            counters: self.counters(),
+        }]
+    }
+
+    fn stop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        // Fails only where the counter is full, and then the reader is awake.
+        let _ = self.wake.write(1);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        self.group = None;
+    }
+}
+
+impl Drop for FanotifySensor {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Waiting {
+    pid: u32,
+    since: Instant,
+    event: Event,
+}
+
+struct Worker {
+    group: Arc<Fanotify>,
+    wake: Arc<EventFd>,
+    shared: Arc<Shared>,
+    own: Option<u32>,
+    options: Options,
+    output: Output,
+    waiting: VecDeque<Waiting>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let stopping = self.shared.stop.load(Ordering::Acquire);
+            let mut events = Vec::new();
+            let read = self.read(&mut events);
+            self.settle(stopping, &mut events);
+            if !events.is_empty() && !self.hand_over(events) {
+                return;
+            }
+            if stopping {
+                return;
+            }
+            if !read {
+                self.wait();
+            }
+        }
+    }
+
+    /// Reads what is there; gives whether there was anything.
+    fn read(&mut self, events: &mut Vec<Event>) -> bool {
+        match self.group.read_events() {
+            Ok(found) => {
+                for one in &found {
+                    self.take(one, events);
+                }
+                !found.is_empty()
+            }
+            // Nothing there; or one file could not be opened for us, which the kernel has skipped.
+            Err(nix::errno::Errno::EAGAIN) => false,
+            Err(error) => {
+                tracing::debug!(%error, "fanotify: an event could not be read");
+                self.shared.seen.fetch_add(1, Ordering::AcqRel);
+                self.shared.overflows.fetch_add(1, Ordering::AcqRel);
+                true
+            }
+        }
+    }
+
+    fn take(&mut self, one: &FanotifyEvent, events: &mut Vec<Event>) {
+        self.shared.seen.fetch_add(1, Ordering::AcqRel);
+        let Some(file) = one.fd() else {
+            // FAN_Q_OVERFLOW: the kernel does not say how many were lost.
+            self.shared.overflows.fetch_add(1, Ordering::AcqRel);
+            return;
+        };
+        let pid = u32::try_from(one.pid()).unwrap_or(0);
+        if self.own == Some(pid) {
+            self.shared.own.fetch_add(1, Ordering::AcqRel);
+            return;
+        }
+        let event = Event { time: boottime(), process: None, cgroup: None, kind: describe(file) };
+        match self.actor(pid) {
+            Some((process, cgroup)) => events.push(Event { process: Some(process), cgroup, ..event }),
+            None => self.waiting.push_back(Waiting { pid, since: Instant::now(), event }),
+        }
+    }
+
+    /// The process with this id: the living one, else the last one that another sensor saw.
+    fn actor(&self, pid: u32) -> Option<(ProcessKey, Option<CgroupId>)> {
+        let known = self.options.recent.find(pid);
+        let Some(alive) = start_of(pid) else { return known };
+        match known {
+            Some((key, cgroup)) if key == alive && cgroup.is_some() => Some((key, cgroup)),
+            _ => Some((alive, self.options.hierarchy.of_process(pid).map(CgroupId))),
+        }
+    }
+
+    /// Names the waiting events that can be named now, and gives up on the old ones.
+    fn settle(&mut self, stopping: bool, events: &mut Vec<Event>) {
+        for _ in 0..self.waiting.len() {
+            let Some(one) = self.waiting.pop_front() else { return };
+            match self.options.recent.find(one.pid) {
+                Some((process, cgroup)) => events.push(Event { process: Some(process), cgroup, ..one.event }),
+                None if stopping || one.since.elapsed() > PATIENCE || self.waiting.len() >= WAITING => {
+                    self.shared.unknown.fetch_add(1, Ordering::Relaxed);
+                    events.push(one.event);
+                }
+                None => self.waiting.push_back(one),
+            }
+        }
+    }
+
+    fn wait(&self) {
+        let timeout = if self.waiting.is_empty() { PollTimeout::NONE } else { PollTimeout::from(RETRY_MS) };
+        let mut descriptors =
+            [PollFd::new(self.group.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        // An interrupted wait is an early one.
+        let _ = poll(&mut descriptors, timeout);
+    }
+
+    fn hand_over(&self, events: Vec<Event>) -> bool {
+        let count = events.len() as u64;
+        let mut batch = events;
+        loop {
+            match self.output.try_send(batch) {
+                Ok(()) => {
+                    self.shared.submitted.fetch_add(count, Ordering::AcqRel);
+                    return true;
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    self.shared.closed.store(true, Ordering::Release);
+                    self.shared.overflows.fetch_add(count, Ordering::AcqRel);
+                    return false;
+                }
+                // The kernel's queue fills meanwhile, and says so (FAN_Q_OVERFLOW).
+                Err(TrySendError::Full(back)) => {
+                    if self.shared.stop.load(Ordering::Acquire) {
+                        self.shared.overflows.fetch_add(count, Ordering::AcqRel);
+                        return false;
+                    }
+                    batch = back;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+        }
+    }
+}
+
+/// What was written: the kernel gives an open file, whose link in /proc is the path from the root of
+/// the mount namespace that it was opened in.
+fn describe(file: BorrowedFd<'_>) -> EventKind {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = std::fs::read_link(&link).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let id = std::fs::metadata(&link).ok().map(|metadata| {
+        let mut id = file_id(&metadata);
+        // Whatever was open for writing on an overlay is in its writable layer.
+        let overlay = nix::sys::statfs::fstatfs(file)
+            .is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::OVERLAYFS_SUPER_MAGIC);
+        id.upper = overlay.then_some(true);
+        id
+    });
+    EventKind::File(Box::new(FileEvent { operation: FileOperation::Write, path, target: None, file: id }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    /// A tmpfs of the test's own, gone with it.
+    struct Mounted(tempfile::TempDir);
+
+    impl Mounted {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let flags = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("tmpfs"), folder.path(), Some("tmpfs"), flags, None::<&str>).unwrap();
+            Self(folder)
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+
+    fn start(skip_own: bool) -> (FanotifySensor, Receiver<Vec<Event>>, Arc<RecentProcesses>) {
+        let (output, input) = sync_channel(64);
+        let recent = Arc::new(RecentProcesses::default());
+        let options = Options { recent: Arc::clone(&recent), hierarchy: Hierarchy::of_host(), skip_own };
+        let sensor = FanotifySensor::start(options, output).expect("fanotify needs root");
+        (sensor, input, recent)
+    }
+
+    fn wait(input: &Receiver<Vec<Event>>, end: &str) -> Event {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let batch = input.recv_timeout(deadline.saturating_duration_since(Instant::now())).expect("a file event");
+            let found = batch.into_iter().find(|event| match &event.kind {
+                EventKind::File(file) => file.path.ends_with(end),
+                _ => false,
+            });
+            if let Some(found) = found {
+                return found;
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_is_seen_with_path_file_and_actor() {
+        let mounted = Mounted::new();
+        let (sensor, input, _) = start(true);
+        sensor.watch_filesystem(mounted.0.path()).unwrap();
+        // The shell stays until it is told to go, so that it can be asked for.
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", "echo payload > dropped; read line"])
+            .current_dir(mounted.0.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let event = wait(&input, "/dropped");
+        let key = start_of(shell.id()).unwrap();
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert_eq!(event.process, Some(key));
+        assert!(event.cgroup.is_some());
+        let EventKind::File(file) = event.kind else { panic!("{:?}", event.kind) };
+        let path = mounted.0.path().join("dropped");
+        assert_eq!(file.operation, FileOperation::Write);
+        assert_eq!(file.path, path.to_str().unwrap());
+        assert_eq!(file.file, Some(file_id(&std::fs::metadata(&path).unwrap())));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_told_by_another_sensor_or_unknown() {
+        let mounted = Mounted::new();
+        let (sensor, input, recent) = start(true);
+        let write = |name: &str| {
+            // Reaped before the event is looked at: the mark is set, but nobody reads yet.
+            let mut child = Command::new("/bin/sh")
+                .arg("-c")
+                .arg(format!("echo x > {name}"))
+                .current_dir(mounted.0.path())
+                .spawn()
+                .unwrap();
+            let pid = child.id();
+            child.wait().unwrap();
+            pid
+        };
+        sensor.watch_filesystem(mounted.0.path()).unwrap();
+        let pid = write("one");
+        // Whether it was caught alive is a race; that it is named is not, once somebody has told.
+        recent.learn(&[Event {
+            time: 0,
+            process: None,
+            cgroup: Some(CgroupId(5)),
+            kind: EventKind::Fork { child: ProcessKey::new(pid, 10_000_000) },
+        }]);
+        let event = wait(&input, "/one");
+        assert!(event.process.is_none_or(|process| process.pid == pid), "{event:?}");
+        let gone = i32::try_from(pid).unwrap();
+        assert!(procfs::process::Process::new(gone).is_err(), "the writer was reaped");
+    }
+
+    #[test]
+    fn the_balance_holds_and_own_writes_are_filtered() {
+        let mounted = Mounted::new();
+        let (mut sensor, input, _) = start(true);
+        sensor.watch_filesystem(mounted.0.path()).unwrap();
+        std::fs::write(mounted.0.path().join("ours"), "x").unwrap();
+        let status = Command::new("/bin/sh").args(["-c", "echo x > theirs"]).current_dir(mounted.0.path()).status();
+        assert!(status.unwrap().success());
+        wait(&input, "/theirs");
+        sensor.stop();
+        let counters = sensor.families()[0].counters;
+        assert_eq!(counters, Counters { seen: 2, submitted: 1, filtered: 1, ..Counters::default() });
+        assert!(sensor.watch_filesystem(mounted.0.path()).is_err(), "a stopped sensor watches nothing");
+    }
+
+    #[test]
+    fn an_overflow_of_the_kernels_queue_is_counted_as_loss() {
+        let mounted = Mounted::new();
+        // Nobody takes events, so that the reader stands still after its first batch.
+        let (output, input) = sync_channel(0);
+        let options = Options { recent: Arc::default(), hierarchy: Hierarchy::of_host(), skip_own: false };
+        let mut sensor = FanotifySensor::start(options, output).unwrap();
+        sensor.watch_filesystem(mounted.0.path()).unwrap();
+        let limit: usize =
+            std::fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events").unwrap().trim().parse().unwrap();
+        for number in 0..limit + 600 {
+            std::fs::write(mounted.0.path().join(number.to_string()), "").unwrap();
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while sensor.families()[0].counters.ring_full == 0 && Instant::now() < deadline {
+            let _ = input.recv_timeout(Duration::from_secs(1));
+        }
+        assert!(sensor.families()[0].counters.ring_full > 0);
+        drop(input);
+        sensor.stop();
+        let counters = sensor.families()[0].counters;
+        assert_eq!(counters.seen, counters.submitted + counters.filtered + counters.ring_full);
+    }
+
+    #[test]
+    fn a_path_that_does_not_exist_is_named() {
+        let (sensor, _input, _) = start(true);
+        let error = sensor.watch_filesystem(Path::new("/no/such/place")).unwrap_err();
+        assert!(error.to_string().contains("/no/such/place"), "{error}");
+    }
+}
