@@ -10,6 +10,8 @@ mod ptrace;
 mod roles;
 #[path = "sidecar/room.rs"]
 mod room;
+#[path = "sidecar/supervisor.rs"]
+mod supervisor;
 
 /// Not a test of its own: what this binary does when a test starts it with `TASUKI_ROLE`.
 #[test]

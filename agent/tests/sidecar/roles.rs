@@ -7,6 +7,7 @@ use std::sync::mpsc::sync_channel;
 use tasuki_agent::event::{Event, EventKind};
 use tasuki_agent::sensor::Sensor;
 use tasuki_agent::sensor::ptrace::{Limits, PtraceConfig, PtraceSensor, WatchdogCommand, watchdog_main};
+use tasuki_agent::supervisor::run_program;
 
 /// Plays a role to its end.
 pub fn play(role: &str) {
@@ -16,6 +17,10 @@ pub fn play(role: &str) {
             watchdog_main(agent).unwrap();
         }
         "ptrace" => agent(|output| Box::new(PtraceSensor::start(config(), output).unwrap())),
+        "supervisor" => {
+            let script = std::env::var_os("TASUKI_SCRIPT").unwrap();
+            run_program(&"/bin/sh".into(), &["-c".into(), script]).unwrap();
+        }
         role => panic!("no role {role}"),
     }
 }
