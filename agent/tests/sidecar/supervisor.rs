@@ -1,6 +1,8 @@
 //! The supervisor: restarts, and its promise to exit 0 within 2 s.
 
 use crate::room::{kill, until};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 
 /// A supervisor in its own process, over a shell script.
@@ -13,14 +15,20 @@ impl Supervisor {
     fn start(script: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let script = script.replace("$DIR", &directory.path().display().to_string());
-        let child = Command::new(std::env::current_exe().unwrap())
-            // On the main thread, so that no other one takes the signals.
-            .args(["role", "--exact", "--nocapture", "--test-threads=1"])
-            .env("TASUKI_ROLE", "supervisor")
-            .env("TASUKI_SCRIPT", script)
-            .spawn()
-            .unwrap();
-        Self { child, directory }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["role", "--exact", "--nocapture"]).env("TASUKI_ROLE", "supervisor").env("TASUKI_SCRIPT", script);
+        // libtest has threads besides the one that plays the role; they must not take its signals.
+        // SAFETY: between fork and exec only async-signal-safe system calls are made.
+        unsafe {
+            command.pre_exec(|| {
+                let mut signals = SigSet::empty();
+                for signal in [Signal::SIGTERM, Signal::SIGCHLD] {
+                    signals.add(signal);
+                }
+                Ok(sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)?)
+            });
+        }
+        Self { child: command.spawn().unwrap(), directory }
     }
 
     fn lines(&self) -> Vec<String> {
