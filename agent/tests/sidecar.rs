@@ -4,6 +4,10 @@
 //! application in it, so nothing outside is traced. Needs root. The agent's roles are this same
 //! binary, started anew: see [`role`].
 
+#[path = "sidecar/inotify.rs"]
+mod inotify;
+#[path = "sidecar/network.rs"]
+mod network;
 #[path = "sidecar/ptrace.rs"]
 mod ptrace;
 #[path = "sidecar/roles.rs"]

@@ -4,6 +4,8 @@
 //! A sensor owns its threads. It hands batches to [`Output`], which never blocks for ever: where
 //! the pipeline is behind, the sensor's own kernel buffer fills and the loss is counted there.
 
+pub mod inotify;
+pub mod network;
 pub mod outbox;
 pub mod proc;
 pub mod ptrace;

@@ -132,6 +132,11 @@ pub fn is_traced(pid: u32) -> bool {
 pub struct App(pub Child);
 
 impl App {
+    /// Writes a line to its standard input, for which it waits.
+    pub fn go(&mut self) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "go").unwrap();
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
