@@ -9,4 +9,5 @@ pub mod finding;
 pub mod pipeline;
 pub mod process;
 pub mod sensor;
+pub mod supervisor;
 pub mod workload;

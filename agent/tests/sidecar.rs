@@ -4,12 +4,18 @@
 //! application in it, so nothing outside is traced. Needs root. The agent's roles are this same
 //! binary, started anew: see [`role`].
 
+#[path = "sidecar/inotify.rs"]
+mod inotify;
+#[path = "sidecar/network.rs"]
+mod network;
 #[path = "sidecar/ptrace.rs"]
 mod ptrace;
 #[path = "sidecar/roles.rs"]
 mod roles;
 #[path = "sidecar/room.rs"]
 mod room;
+#[path = "sidecar/supervisor.rs"]
+mod supervisor;
 
 /// Not a test of its own: what this binary does when a test starts it with `TASUKI_ROLE`.
 #[test]

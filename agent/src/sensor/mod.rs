@@ -6,6 +6,8 @@
 
 pub mod ebpf;
 pub mod fanotify;
+pub mod inotify;
+pub mod network;
 pub mod outbox;
 pub mod proc;
 pub mod ptrace;

@@ -1,12 +1,12 @@
 //! The ptrace sensor.
 
-use crate::room::{Room, exists, is_traced, kill, state, until};
+use crate::room::{App, Room, is_traced, kill, state, until};
 use serde_json::Value;
 
 /// An application that forks, execs and writes on and on.
 const BUSY: &str = "while :; do echo x >> $FILE; /bin/true; done";
 
-fn busy(room: &Room) -> std::process::Child {
+fn busy(room: &Room) -> App {
     let child = room.sh(&BUSY.replace("$FILE", &room.path("progress")));
     room.goes_on("progress");
     child
@@ -19,9 +19,9 @@ fn is_exec(line: &Value, arguments: &[&str]) -> bool {
 #[test]
 fn every_exec_of_a_shell_loop_is_seen_with_arguments_and_lineage() {
     let room = Room::new();
-    let mut shell = room.sh("read go; for i in $(seq 500); do /bin/echo number $i >/dev/null; done; touch $0.done");
+    let mut shell = room.sh("read go; for i in $(seq 500); do /bin/echo number $i >/dev/null; done");
     let agent = room.agent("ptrace", &[]);
-    shell.stdin = None;
+    shell.0.stdin = None;
     let is_echo = |line: &Value| line["kind"] == "exec" && line["arguments"][0] == "/bin/echo";
     let execs = agent.wait_for_count("execs", 500, is_echo);
     let exits = agent.wait_for_count("exits", 500, |line| line["kind"] == "exit");
@@ -37,7 +37,7 @@ fn every_exec_of_a_shell_loop_is_seen_with_arguments_and_lineage() {
         assert_eq!(forks.len(), 1, "{exec}");
         assert_eq!(forks[0]["pid"].as_u64().unwrap(), *parent);
     }
-    shell.wait().unwrap();
+    assert!(shell.0.wait().unwrap().success());
 }
 
 #[test]
@@ -49,9 +49,7 @@ fn the_application_survives_kill_9_of_the_tracer() {
     kill(agent.pid, "KILL");
     agent.wait();
     room.goes_on("progress");
-    assert_eq!(app.try_wait().unwrap(), None);
-    app.kill().unwrap();
-    app.wait().unwrap();
+    assert!(app.is_running());
 }
 
 #[test]
@@ -64,9 +62,7 @@ fn the_watchdog_frees_the_application_from_a_stopped_tracer() {
     // Without the watchdog neither would ever come. (nsenter stops with its child and does not reap it.)
     until("the end of the agent", || matches!(state(agent.pid), None | Some('Z')).then_some(()));
     room.goes_on("progress");
-    assert_eq!(app.try_wait().unwrap(), None);
-    app.kill().unwrap();
-    app.wait().unwrap();
+    assert!(app.is_running());
 }
 
 #[test]
@@ -85,7 +81,7 @@ fn stop_lets_go_of_everything_and_the_application_goes_on() {
     assert_eq!(state(sleeper_pid), Some('S'));
     room.goes_on("progress");
     kill(sleeper_pid, "TERM");
-    sleeper.wait().unwrap();
+    assert!(!sleeper.0.wait().unwrap().success());
 }
 
 #[test]
@@ -103,7 +99,7 @@ fn a_newcomer_that_no_tracee_forked_is_seen() {
 fn job_control_works_under_tracing() {
     let room = Room::new();
     let file = room.path("progress");
-    let app = room.sh(&format!("echo $$ > {file}.pid; while :; do echo x >> {file}; done"));
+    let _app = room.sh(&format!("echo $$ > {file}.pid; while :; do echo x >> {file}; done"));
     let inner = until("the loop", || std::fs::read_to_string(format!("{file}.pid")).ok()?.trim().parse().ok());
     let pid = room.outer(inner);
     let agent = room.agent("ptrace", &[]);
@@ -124,7 +120,6 @@ fn job_control_works_under_tracing() {
     kill(pid, "STOP");
     kill(pid, "KILL");
     agent.wait_for("the exit", |line| line["kind"] == "exit" && line["pid"] == inner && line["code"] == 9);
-    drop(app);
 }
 
 #[test]
@@ -218,16 +213,14 @@ fn a_script_is_told_with_its_interpreter() {
 #[test]
 fn a_process_that_another_one_traces_is_refused_and_counted() {
     let room = Room::new();
-    let mut traced = room.command("strace").args(["-o", "/dev/null", "sleep", "1000"]).spawn().unwrap();
-    let file = format!("/proc/{0}/task/{0}/children", traced.id());
-    until("strace", || exists(&file).then_some(()));
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let file = room.path("pid");
+    let _traced = room.sh(&format!("exec strace -f -o /dev/null sh -c 'echo $$ > {file}; exec sleep 1000'"));
+    let inner = until("the traced process", || std::fs::read_to_string(&file).ok()?.trim().parse().ok());
+    assert!(is_traced(room.outer(inner)));
     let mut agent = room.agent("ptrace", &[]);
     let answer = agent.families(|answer| answer["families"][0]["problem"].is_string());
     assert_eq!(answer["families"][0]["problem"], "1 processes are traced by another process");
     assert_eq!(answer["state"]["whole"], true);
-    traced.kill().unwrap();
-    traced.wait().unwrap();
 }
 
 #[test]
@@ -239,13 +232,11 @@ fn a_process_that_stops_too_often_is_let_go_and_counted() {
          while True:\n os.kill(os.getpid(), signal.SIGUSR1)\n out.write('x')\n out.flush()\n",
         room.path("progress")
     );
-    let mut app = room.command("python3").args(["-c", &script]).spawn().unwrap();
+    let _app = App(room.command("python3").args(["-c", &script]).spawn().unwrap());
     let answer = agent.families(|answer| {
         answer["families"][0]["problem"].as_str().is_some_and(|problem| problem.contains("times a process was let go"))
     });
     let problem = answer["families"][0]["problem"].as_str().unwrap();
     assert!(problem.contains("1 times new threads of a process were let go"), "{problem}");
     room.goes_on("progress");
-    app.kill().unwrap();
-    app.wait().unwrap();
 }

@@ -6,7 +6,10 @@ use std::io::{BufRead, Write};
 use std::sync::mpsc::sync_channel;
 use tasuki_agent::event::{Event, EventKind};
 use tasuki_agent::sensor::Sensor;
+use tasuki_agent::sensor::inotify::InotifySensor;
+use tasuki_agent::sensor::network::NetworkSensor;
 use tasuki_agent::sensor::ptrace::{Limits, PtraceConfig, PtraceSensor, WatchdogCommand, watchdog_main};
+use tasuki_agent::supervisor::run_program;
 
 /// Plays a role to its end.
 pub fn play(role: &str) {
@@ -16,6 +19,12 @@ pub fn play(role: &str) {
             watchdog_main(agent).unwrap();
         }
         "ptrace" => agent(|output| Box::new(PtraceSensor::start(config(), output).unwrap())),
+        "network" => agent(|output| Box::new(NetworkSensor::start(output).unwrap())),
+        "inotify" => agent(|output| Box::new(InotifySensor::start(output).unwrap())),
+        "supervisor" => {
+            let script = std::env::var_os("TASUKI_SCRIPT").unwrap();
+            run_program(&"/bin/sh".into(), &["-c".into(), script]).unwrap();
+        }
         role => panic!("no role {role}"),
     }
 }
@@ -77,6 +86,13 @@ fn line(event: &Event) -> Value {
         }),
         EventKind::Fork { child } => json!({"kind": "fork", "pid": pid, "child": child.pid}),
         EventKind::Exit { code } => json!({"kind": "exit", "pid": pid, "code": code}),
+        EventKind::Dns(packet) => json!({
+            "kind": "dns", "pid": pid, "server": packet.server, "client": packet.client, "answer": packet.answer,
+            "payload": String::from_utf8_lossy(&packet.payload),
+        }),
+        EventKind::File(file) => json!({
+            "kind": "file", "pid": pid, "operation": format!("{:?}", file.operation), "path": file.path,
+        }),
         other => json!({"kind": "other", "pid": pid, "text": format!("{other:?}")}),
     }
 }

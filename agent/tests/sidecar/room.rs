@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -55,8 +54,8 @@ impl Room {
         command
     }
 
-    pub fn sh(&self, script: &str) -> Child {
-        self.command("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap()
+    pub fn sh(&self, script: &str) -> App {
+        App(self.command("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap())
     }
 
     /// Starts this binary in the room in a role.
@@ -128,8 +127,26 @@ pub fn is_traced(pid: u32) -> bool {
     text.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
 }
 
-pub fn exists(path: &str) -> bool {
-    Path::new(path).exists()
+/// An application in the room; nsenter is its parent, and must end first, because it stops with
+/// its child and then reaps nothing, for which the end of the room would wait.
+pub struct App(pub Child);
+
+impl App {
+    /// Writes a line to its standard input, for which it waits.
+    pub fn go(&mut self) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "go").unwrap();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// An agent in the room.

@@ -1,0 +1,103 @@
+//! The network sensor.
+
+use crate::room::{App, Room, until};
+use serde_json::Value;
+
+fn text(line: &Value) -> &str {
+    line["text"].as_str().unwrap_or_default()
+}
+
+/// A Python program that says its process id, goes on when it is told to, and then stays.
+fn python(room: &Room, name: &str, script: &str) -> (App, u64) {
+    let file = room.path(name);
+    let script = format!(
+        "import os, socket, struct, sys, time\nopen({file:?}, 'w').write(str(os.getpid()))\n\
+         sys.stdin.readline()\n{script}\ntime.sleep(1000)\n"
+    );
+    let mut command = room.command("python3");
+    let app = App(command.args(["-c", &script]).stdin(std::process::Stdio::piped()).spawn().unwrap());
+    let pid = until("the program's id", || std::fs::read_to_string(&file).ok()?.parse().ok());
+    (app, pid)
+}
+
+#[test]
+fn connections_over_loopback_are_named_on_both_sides() {
+    for (address, shown) in [("127.0.0.1", "127.0.0.1:8080"), ("::1", "[::1]:8080")] {
+        let room = Room::new();
+        let listen = format!(
+            "s = socket.create_server(({address:?}, 8080), family=socket.AF_INET6 if ':' in {address:?} else socket.AF_INET)\n\
+             open({:?}, 'w').write('x')\nkeep = s.accept()",
+            room.path("listens")
+        );
+        let (mut server, server_pid) = python(&room, "server", &listen);
+        let (mut client, client_pid) =
+            python(&room, "client", &format!("socket.create_connection(({address:?}, 8080)).close()"));
+        let agent = room.agent("network", &[]);
+        server.go();
+        until("the listener", || std::fs::read(room.path("listens")).ok());
+        client.go();
+        let remote = format!("remote: {shown}");
+        let connect =
+            agent.wait_for("the connect", |line| text(line).starts_with("Connect") && text(line).contains(&remote));
+        assert_eq!(connect["pid"], client_pid);
+        let local = format!("local: Some({shown})");
+        let accept =
+            agent.wait_for("the accept", |line| text(line).starts_with("Accept") && text(line).contains(&local));
+        assert_eq!(accept["pid"], server_pid);
+        let listen = agent.wait_for("the listener", |line| text(line).starts_with("Listen"));
+        assert_eq!(listen["pid"], server_pid);
+        assert_eq!(agent.seen(|line| text(line).contains(&remote)).len(), 1, "told once");
+    }
+}
+
+#[test]
+fn a_connection_from_before_the_start_is_told() {
+    let room = Room::new();
+    let script = format!(
+        "s = socket.create_server(('127.0.0.1', 8080))\nc = socket.create_connection(('127.0.0.1', 8080))\n\
+         a = s.accept()\nopen({:?}, 'w').write('x')",
+        room.path("connected")
+    );
+    let (mut app, pid) = python(&room, "pid", &script);
+    app.go();
+    until("the connection", || std::fs::read(room.path("connected")).ok());
+    let agent = room.agent("network", &[]);
+    for kind in ["Listen", "Connect", "Accept"] {
+        let line = agent.wait_for(kind, |line| text(line).starts_with(kind) && text(line).contains("127.0.0.1:8080"));
+        assert_eq!(line["pid"], pid, "{kind}");
+    }
+}
+
+#[test]
+fn dns_questions_and_answers_are_seen_with_their_asker() {
+    let room = Room::new();
+    // example.org, type A.
+    let question = r"b'\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x01\x00\x01'";
+    let serve = format!(
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('127.0.0.1', 53))\n\
+         t = socket.create_server(('127.0.0.1', 53))\nopen({:?}, 'w').write('x')\n\
+         m, a = s.recvfrom(512)\ns.sendto(m[:2] + b'\\x81\\x80' + m[4:], a)\nc = t.accept()[0]\nc.recv(600)",
+        room.path("serves")
+    );
+    let ask = format!(
+        "q = {question}\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.sendto(q, ('127.0.0.1', 53))\ns.recv(512)\n\
+         t = socket.create_connection(('127.0.0.1', 53))\nt.sendall(struct.pack('!H', len(q)) + q)"
+    );
+    let (mut server, _) = python(&room, "server", &serve);
+    let (mut client, client_pid) = python(&room, "client", &ask);
+    let mut agent = room.agent("network", &[]);
+    server.go();
+    until("the server", || std::fs::read(room.path("serves")).ok());
+    client.go();
+    let is = |line: &Value, answer: bool| line["kind"] == "dns" && line["answer"] == answer;
+    let questions = agent.wait_for_count("questions", 2, |line| is(line, false));
+    let answer = agent.wait_for("the answer", |line| is(line, true));
+    for line in questions.iter().chain([&answer]) {
+        assert_eq!((&line["server"], &line["client"]), (&"127.0.0.1:53".into(), &"127.0.0.1".into()));
+        assert_eq!(line["pid"], client_pid, "{line}");
+        assert!(line["payload"].as_str().unwrap().contains("example"));
+    }
+    let families = agent.families(|_| true);
+    let dns = &families["families"][1]["counters"];
+    assert_eq!((dns["submitted"].as_u64(), dns["ringFull"].as_u64()), (Some(3), Some(0)));
+}
