@@ -47,8 +47,7 @@ impl Wishes {
         {
             return;
         }
-        let key = Daemons::new(cluster, launch).key;
-        let step = daemon::step(cluster, launch);
+        let (key, step) = daemon::step(cluster, launch);
         self.actions.extend(step.actions);
         if cluster.world.memory.rollouts.get(&key) != step.rollout.as_ref() {
             self.rollouts.push((key.clone(), step.rollout));
@@ -112,7 +111,9 @@ impl Decider {
                     continue;
                 }
                 let mut told = Told::default();
-                if let Way::Blocked(reason) = services::live(&workload, monitor, service, &mut told) {
+                if let Way::Blocked(reason) =
+                    services::live(&workload, monitor, service, world.memory.services.get(&service.arn), &mut told)
+                {
                     let detail = told.detail.unwrap_or_default();
                     blocked.push(Blocked { target: service.arn.clone(), reason, detail });
                 }

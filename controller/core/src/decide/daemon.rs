@@ -51,10 +51,15 @@ pub(super) fn failure_key(wanted: &Wanted) -> Str {
     format!("{} ({})", wanted.agent.image, wanted.agent_print).into()
 }
 
-/// The next step for one launch type of a cluster.
-pub(super) fn step(cluster: &ClusterView<'_>, launch: LaunchType) -> Step {
-    let world = cluster.world;
+/// The next step for one launch type of a cluster, and its key in memory.
+pub(super) fn step(cluster: &ClusterView<'_>, launch: LaunchType) -> (Str, Step) {
     let daemons = Daemons::new(cluster, launch);
+    let step = next_step(&daemons);
+    (daemons.key, step)
+}
+
+fn next_step(daemons: &Daemons<'_, '_>) -> Step {
+    let (cluster, world, launch) = (daemons.cluster, daemons.cluster.world, daemons.launch);
     let held = world.memory.rollouts.get(&daemons.key).cloned();
     if daemons.is_idle() && held.is_none() {
         return Step::default();
@@ -63,7 +68,7 @@ pub(super) fn step(cluster: &ClusterView<'_>, launch: LaunchType) -> Step {
     let Some((monitor, wanted)) = monitor.and_then(|m| world.desired.monitors.get(m).zip(cluster.wanted(m))) else {
         // A monitor without an agent only reports; what is there stays.
         return match monitor {
-            None if cluster.may_remove() => remove(&daemons),
+            None if cluster.may_remove() => remove(daemons),
             _ => Step { rollout: held, ..Step::default() },
         };
     };
@@ -73,7 +78,7 @@ pub(super) fn step(cluster: &ClusterView<'_>, launch: LaunchType) -> Step {
     if blocked {
         return Step { rollout: held, ..Step::default() };
     }
-    let mut roll = Roll { daemons: &daemons, monitor, wanted: &wanted, now: world.now, step: Step::default() };
+    let mut roll = Roll { daemons, monitor, wanted: &wanted, now: world.now, step: Step::default() };
     roll.step.rollout = held;
     roll.decide();
     roll.step

@@ -17,8 +17,12 @@ mod evidence;
 mod explain;
 mod judge;
 mod missed;
+#[cfg(test)]
+mod rollout_tests;
 mod services;
 mod sidecar;
+#[cfg(test)]
+mod simulation;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -61,7 +61,8 @@ pub(super) fn task_reason<T: Trace>(
         trace.detail(|| format!("delivery is Render and {} carries no agent", id_of(&service.definition)));
         return Reason::AwaitingRender;
     }
-    match live(workload, monitor, service, trace) {
+    let history = workload.cluster.world.memory.services.get(&service.arn);
+    match live(workload, monitor, service, history, trace) {
         Way::Blocked(reason) => reason,
         Way::Describe => {
             trace.detail(|| format!("{} is about to be described", id_of(&service.definition)));
@@ -142,6 +143,7 @@ pub(super) fn live<T: Trace>(
     workload: &WorkloadView<'_, '_>,
     monitor: &Monitor,
     service: &Service,
+    history: Option<&ServiceHistory>,
     trace: &mut T,
 ) -> Way {
     let world = workload.cluster.world;
@@ -149,7 +151,6 @@ pub(super) fn live<T: Trace>(
         trace.detail(|| format!("{} names no agent to place", monitor.name));
         return Way::Blocked(Reason::ObserveOnly);
     };
-    let history = world.memory.services.get(&service.arn);
     if let Some(reason) = standing(workload.cluster, service, trace) {
         return Way::Blocked(reason);
     }

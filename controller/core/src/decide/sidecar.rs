@@ -107,7 +107,7 @@ pub(super) fn step(cluster: &ClusterView<'_>, service: &Service, room: bool) -> 
             };
             if let Some(why) = why {
                 let (from, sidecar) = (service.definition.clone(), wanted.sidecar.clone());
-                let kind = match live(&workload, monitor, service, &mut Silent) {
+                let kind = match live(&workload, monitor, service, Some(&history), &mut Silent) {
                     Way::Open if room => Some(ActionKind::Inject { service: arn, from, sidecar }),
                     Way::Describe => Some(ActionKind::DescribeDefinition { definition: from, sidecar: Some(sidecar) }),
                     Way::Open | Way::Blocked(_) => None,
