@@ -9,4 +9,6 @@ pub mod observe;
 pub mod scope;
 pub mod sinks;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod web;
