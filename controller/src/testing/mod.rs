@@ -5,15 +5,16 @@
 //! the wire between any two calls, and fields of tomorrow.
 
 mod ecs;
+mod sqs;
 mod wire;
 
 pub use ecs::{Ecs, arn, service};
+pub use sqs::Sqs;
 pub use wire::{Answer, Wire};
 
 use crate::scope::{Scope, Scopes};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tasuki_api::desired::AwsScopeSpec;
@@ -30,14 +31,14 @@ pub fn scope_id() -> ScopeId {
 }
 
 /// An SDK configuration that speaks over `wire`.
-pub fn config(wire: &Wire) -> SdkConfig {
-    SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
+pub async fn config(wire: &Wire) -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(REGION))
         .endpoint_url("http://127.0.0.1:1")
-        .credentials_provider(SharedCredentialsProvider::new(Credentials::for_tests()))
+        .credentials_provider(Credentials::for_tests())
         .http_client(wire.clone())
-        .build()
+        .load()
+        .await
 }
 
 /// An `AwsScope` document of the test account with all of AWS's limits.
@@ -47,7 +48,7 @@ pub fn document() -> AwsScopeSpec {
 
 /// Scopes over `wire` with one document named `org`.
 pub async fn scopes(wire: &Wire) -> (Arc<Scopes>, Arc<Scope>) {
-    let scopes = Arc::new(Scopes::new(config(wire)));
+    let scopes = Arc::new(Scopes::new(config(wire).await));
     let problems = scopes.sync(&BTreeMap::from([(Str::from("org"), document())])).await;
     assert!(problems.is_empty(), "{problems:?}");
     let scope = scopes.get(&scope_id()).unwrap();

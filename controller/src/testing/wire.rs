@@ -20,6 +20,8 @@ pub enum Answer {
     Ok(Value),
     /// An error with code and message.
     Error(&'static str, String),
+    /// Status and XML, as STS speaks it.
+    Xml(u16, String),
 }
 
 impl Answer {
@@ -49,6 +51,9 @@ pub struct Wire {
 #[derive(Default)]
 struct State {
     calls: Vec<(String, Value)>,
+    /// Bodies that are no JSON, and who signed each request.
+    forms: Vec<String>,
+    authorizations: Vec<String>,
     /// Calls that still get through, and whether the one after them reaches the other end.
     cut: Option<(usize, bool)>,
 }
@@ -93,6 +98,14 @@ impl Wire {
         let state = self.state.lock().unwrap();
         state.calls.iter().filter(|(name, _)| name == operation).map(|(_, body)| body.clone()).collect()
     }
+    /// Bodies of calls that are not JSON, in order.
+    pub fn forms(&self) -> Vec<String> {
+        self.state.lock().unwrap().forms.clone()
+    }
+    /// The Authorization header of every call, in order.
+    pub fn authorizations(&self) -> Vec<String> {
+        self.state.lock().unwrap().authorizations.clone()
+    }
     /// How often each operation was called.
     pub fn counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
@@ -100,10 +113,6 @@ impl Wire {
             *counts.entry(call).or_default() += 1;
         }
         counts
-    }
-    /// Forgets what was called.
-    pub fn forget(&self) {
-        self.state.lock().unwrap().calls.clear();
     }
 
     /// None where the process died before it could hear the answer.
@@ -126,6 +135,11 @@ impl Wire {
             return None;
         };
         state.calls.push((operation.clone(), body.clone()));
+        state.authorizations.push(request.headers().get("authorization").unwrap_or_default().to_owned());
+        if operation.is_empty() {
+            let form = request.body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
+            state.forms.push(form.into_owned());
+        }
         drop(state);
         let answer = (self.handler)(&operation, &body);
         if !alive {
@@ -133,13 +147,14 @@ impl Wire {
             return None;
         }
         let (status, body) = match answer {
-            Answer::Ok(body) => (200, body),
+            Answer::Ok(body) => (200, body.to_string()),
+            Answer::Xml(status, body) => (status, body),
             Answer::Error(code, message) => {
                 let status = if code == "ServerException" { 500 } else { 400 };
-                (status, json!({"__type": code, "message": message}))
+                (status, json!({"__type": code, "message": message}).to_string())
             }
         };
-        let mut response = HttpResponse::new(StatusCode::try_from(status).unwrap(), SdkBody::from(body.to_string()));
+        let mut response = HttpResponse::new(StatusCode::try_from(status).unwrap(), SdkBody::from(body));
         response.headers_mut().insert("x-amzn-requestid", "5a1e6d0c");
         Some(response)
     }
