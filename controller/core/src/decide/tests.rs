@@ -1,1 +1,359 @@
+//! Verdicts, table by table.
 
+use super::*;
+use crate::action::{ActionKind, SIDECAR};
+use crate::fixtures::*;
+use crate::fleet::*;
+use crate::memory::Memory;
+use serde_json::{Value, json};
+use tasuki_api::coverage::{Currency, Depth, Reason, TaskCoverage, Verdict};
+use tasuki_api::desired::Document;
+
+fn judged(documents: &[Document], fleet: &Fleet, task: &str, now: i64) -> TaskCoverage {
+    let mut decider = Decider::new(desired(documents), Memory::default());
+    decider.decide_all(fleet, at(now));
+    let explained = decider.explain(fleet, &task_arn(task), at(now)).unwrap();
+    let (cluster, group) = fleet.place_of_task(&task_arn(task)).unwrap();
+    let held = decider.verdict(cluster, group, &task_arn(task)).unwrap();
+    assert_eq!((held.verdict, held.reason), (explained.coverage.verdict, explained.coverage.reason));
+    explained.coverage
+}
+
+fn verdict(documents: &[Document], fleet: &Fleet, task: &str, now: i64) -> (Verdict, Option<Reason>) {
+    let row = judged(documents, fleet, task, now);
+    if row.reason.is_some() {
+        assert!(row.detail.as_ref().is_some_and(|d| !d.is_empty()), "{row:?}");
+        assert!(row.next_step.is_some());
+    }
+    (row.verdict, row.reason)
+}
+
+fn enforce() -> [Document; 1] {
+    [monitor("prod", |_| {})]
+}
+
+fn set(path: &'static str, value: Value) -> [Document; 1] {
+    [monitor("prod", |spec| {
+        let mut at = spec;
+        for part in path.split('.') {
+            if at.get(part).is_none() {
+                at[part] = json!({});
+            }
+            at = at.get_mut(part).unwrap();
+        }
+        *at = value;
+    })]
+}
+
+const COVERED: (Verdict, Option<Reason>) = (Verdict::Covered, None);
+const STARTING: (Verdict, Option<Reason>) = (Verdict::Starting, None);
+
+fn unhealthy(reason: Reason) -> (Verdict, Option<Reason>) {
+    (Verdict::Unhealthy, Some(reason))
+}
+fn uncovered(reason: Reason) -> (Verdict, Option<Reason>) {
+    (Verdict::Uncovered, Some(reason))
+}
+
+#[test]
+fn a_sidecar_is_judged_by_its_report_and_by_ecs() {
+    let edits: Vec<(&str, (Verdict, Option<Reason>), fn(&mut Task, &mut AgentReport))> = vec![
+        ("whole", COVERED, |_, _| {}),
+        ("conflict", unhealthy(Reason::AgentIdentityConflict), |_, r| r.conflict = Some(at(990))),
+        ("sensor", unhealthy(Reason::SensorDegraded), |_, r| r.heartbeat.sensors[0].whole = false),
+        ("no sensor", unhealthy(Reason::SensorDegraded), |_, r| r.heartbeat.sensors.clear()),
+        ("depth", unhealthy(Reason::DepthBelowMinimum), |_, r| r.heartbeat.depth = Depth::Network),
+        ("clock", unhealthy(Reason::ClockSkew), |_, r| r.heartbeat.time = at(0)),
+        ("old", unhealthy(Reason::BelowMinimumVersion), |_, r| r.heartbeat.version = "1.2.9".into()),
+        ("silent", unhealthy(Reason::AgentNotReporting), |_, r| r.received_at = at(700)),
+        ("ecs says no", unhealthy(Reason::AgentNotReporting), |t, _| t.containers[1].status = "PENDING".into()),
+        ("exited", unhealthy(Reason::AgentExited), |t, _| {
+            (t.containers[1].status, t.containers[1].exit_code) = ("STOPPED".into(), Some(3));
+        }),
+        ("oom", unhealthy(Reason::AgentOutOfMemory), |t, _| {
+            t.containers[1].status = "STOPPED".into();
+            t.containers[1].reason = Some("OutOfMemoryError: Container killed".into());
+        }),
+        ("pull", unhealthy(Reason::ImagePullFailed), |t, _| {
+            t.containers[1].reason = Some("CannotPullContainerError: no such host".into());
+        }),
+        ("stopping", COVERED, |t, _| {
+            t.desired_stopped = true;
+            (t.containers[1].status, t.containers[1].exit_code) = ("STOPPED".into(), Some(0));
+        }),
+    ];
+    let documents = set("agent.minimumVersion", json!("1.3.0"));
+    for (name, expected, edit) in edits {
+        let (mut task, mut report) = (with_sidecar(task("a", "shop")), sidecar_report("a", at(1000)));
+        edit(&mut task, &mut report);
+        let fleet = fleet(vec![of_task(task), of_agent(report)]);
+        assert_eq!(verdict(&documents, &fleet, "a", 1000), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_heartbeat_covers_three_intervals_and_names_only_its_own_task() {
+    let fleet = fleet(vec![
+        of_task(with_sidecar(task("a", "shop"))),
+        of_task(with_sidecar(task("b", "shop"))),
+        of_agent(sidecar_report("a", at(1000))),
+    ]);
+    assert_eq!(verdict(&enforce(), &fleet, "a", 1179), COVERED);
+    assert_eq!(verdict(&enforce(), &fleet, "a", 1180), unhealthy(Reason::AgentNotReporting));
+    assert_eq!(verdict(&enforce(), &fleet, "b", 1000), unhealthy(Reason::AgentNotReporting));
+}
+
+#[test]
+fn grace_is_for_the_young() {
+    let fleet =
+        fleet(vec![of_task(task("a", "shop")), of_service(service("shop")), of_task(with_sidecar(task("b", "shop")))]);
+    for id in ["a", "b"] {
+        assert_eq!(verdict(&enforce(), &fleet, id, 119), STARTING);
+    }
+    assert_eq!(verdict(&enforce(), &fleet, "a", 120), uncovered(Reason::AwaitingRender));
+    assert_eq!(verdict(&enforce(), &fleet, "b", 120), unhealthy(Reason::AgentNotReporting));
+}
+
+#[test]
+fn currency_is_not_health() {
+    let mut stale = sidecar_report("a", at(1000));
+    stale.heartbeat.policy = "older".into();
+    let fleet = fleet(vec![of_task(with_sidecar(task("a", "shop"))), of_agent(stale)]);
+    let row = judged(&enforce(), &fleet, "a", 1000);
+    assert_eq!((row.verdict, row.currency), (Verdict::Covered, Some(Currency::Stale)));
+    let row = judged(&set("agent.version", json!("1.5.0")), &fleet, "a", 1000);
+    assert_eq!((row.verdict, row.currency), (Verdict::Covered, Some(Currency::Outdated)));
+}
+
+#[test]
+fn selection_and_exclusions() {
+    let fleet = fleet(vec![of_task(task("a", "shop")), of_service(service("shop"))]);
+    let of = |documents: &[Document]| verdict(documents, &fleet, "a", 1000).0;
+    assert_eq!(of(&set("targets.ecs.clusters", json!({"include": ["dev-*"]}))), Verdict::Excluded);
+    assert_eq!(of(&set("targets.ecs.compute", json!(["EC2"]))), Verdict::Excluded);
+    assert_eq!(of(&set("targets.ecs.scopes", json!(["other"]))), Verdict::Excluded);
+    assert_eq!(of(&set("targets.ecs.tags", json!({"include": {"env": ["prod"]}}))), Verdict::Excluded);
+    let excluded = |matches: &str, until: Value| {
+        set("exclusions", json!([{"matches": matches, "reason": "batch", "until": until}]))
+    };
+    assert_eq!(of(&excluded("prod/shop", Value::Null)), Verdict::Excluded);
+    assert_eq!(of(&excluded("shop", Value::Null)), Verdict::Excluded);
+    assert_eq!(of(&excluded("prod/other", Value::Null)), Verdict::Uncovered);
+    assert_eq!(of(&excluded("prod/shop", json!("2026-11-24T12:10:00Z"))), Verdict::Uncovered, "it has ended");
+    assert_eq!(judged(&excluded("shop", Value::Null), &fleet, "a", 1000).detail.unwrap(), "excluded by prod: batch");
+}
+
+#[test]
+fn a_tag_excludes_only_where_the_monitor_allows_it() {
+    let mut tagged = service("shop");
+    tagged.tags.insert("tasuki.dev/monitor".into(), "false".into());
+    let fleet = fleet(vec![of_task(task("a", "shop")), of_service(tagged)]);
+    assert_eq!(verdict(&enforce(), &fleet, "a", 1000).0, Verdict::Uncovered);
+    assert_eq!(verdict(&set("allowTagExclusion", json!(true)), &fleet, "a", 1000).0, Verdict::Excluded);
+}
+
+#[test]
+fn the_higher_priority_wins() {
+    let documents = [monitor("low", |_| {}), monitor("high", |s| s["priority"] = json!(5))];
+    let fleet = fleet(vec![of_task(task("a", "shop"))]);
+    assert_eq!(judged(&documents, &fleet, "a", 1000).monitor.as_deref(), Some("high"));
+}
+
+#[test]
+fn a_name_alone_hides_nothing() {
+    let mut fake = service("tasuki");
+    fake.launch = LaunchType::Fargate;
+    let mut posing = task("a", "tasuki");
+    posing.containers[0].name = SIDECAR.into();
+    let changes = vec![of_task(posing.clone()), of_service(fake)];
+    assert_ne!(verdict(&enforce(), &fleet(changes), "a", 1000).0, Verdict::Excluded);
+    let own = fleet(vec![of_task(posing), of_service(daemon_service("tasuki", "tasuki:1"))]);
+    assert_eq!(verdict(&enforce(), &own, "a", 1000).0, Verdict::Excluded);
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_sidecar() {
+    type Edit = fn(&mut Task, &mut Service);
+    let live = set("ecs.fargate.delivery", json!("Live"));
+    let edits: Vec<(Reason, Edit)> = vec![
+        (Reason::UnsupportedController, |_, s| s.controller = DeploymentController::CodeDeploy),
+        (Reason::UnsupportedController, |_, s| s.strategy = Strategy::TrafficShifting),
+        (Reason::HasLifecycleHooks, |_, s| s.has_hooks = true),
+        (Reason::ManagedByExpress, |_, s| s.express = true),
+        (Reason::WouldInterrupt, |_, s| s.minimum_healthy = 0),
+        (Reason::WouldInterrupt, |_, s| s.maximum = 100),
+        (Reason::WouldInterrupt, |_, s| (s.desired, s.maximum) = (1, 150)),
+        (Reason::UnsupportedPlatform, |t, _| t.platform_version = Some("1.3.0".into())),
+        (Reason::UnsupportedPlatform, |t, _| t.platform_family = Some("WINDOWS_SERVER_2022_CORE".into())),
+        (Reason::UnsupportedArchitecture, |t, _| t.architecture = Some("riscv64".into())),
+        (Reason::StandaloneTask, |t, _| t.group = "family:shop".into()),
+        (Reason::NeedsNewDeployment, |_, _| {}),
+    ];
+    // A better reason than the mode wins even in Observe, since Enforce would not help.
+    let observe = [monitor("prod", |spec| {
+        spec["mode"] = json!("Observe");
+        spec["ecs"] = json!({"fargate": {"delivery": "Live"}});
+    })];
+    for (reason, edit) in edits {
+        let (mut task, mut service) = (task("a", "shop"), service("shop"));
+        edit(&mut task, &mut service);
+        let fleet = fleet(vec![of_task(task), of_service(service)]);
+        assert_eq!(verdict(&live, &fleet, "a", 1000), uncovered(reason));
+        let observed = if reason == Reason::NeedsNewDeployment { Reason::ObserveOnly } else { reason };
+        assert_eq!(verdict(&observe, &fleet, "a", 1000), uncovered(observed));
+    }
+}
+
+#[test]
+fn a_node_without_an_agent_says_why() {
+    let of = |documents: &[Document], changes: Vec<Change>| {
+        let mut all = vec![of_task(on_node(task("a", "web"), "n1")), of_node(node("n1"))];
+        all.extend(changes);
+        verdict(documents, &fleet(all), "a", 1000)
+    };
+    assert_eq!(of(&enforce(), vec![]), uncovered(Reason::NodeWithoutAgent));
+    assert_eq!(of(&set("mode", json!("Observe")), vec![]), uncovered(Reason::ObserveOnly));
+    assert_eq!(of(&set("rollout.frozen", json!(true)), vec![]), uncovered(Reason::Frozen));
+    let denied = Change::Denied { scope: scope(), api: "ecs:CreateService".into(), detail: "explicit deny".into() };
+    assert_eq!(of(&enforce(), vec![denied]), uncovered(Reason::PermissionDenied));
+    let mut windows = node("n1");
+    windows.attributes.insert("ecs.os-type".into(), "windows".into());
+    assert_eq!(of(&enforce(), vec![of_node(windows)]), uncovered(Reason::UnsupportedPlatform));
+
+    let mut daemon = on_node(task("d", "tasuki"), "n1");
+    daemon.containers = vec![container(SIDECAR)];
+    let placed = |edit: fn(&mut Task)| {
+        let mut daemon = daemon.clone();
+        edit(&mut daemon);
+        vec![of_service(daemon_service("tasuki", "tasuki:1")), of_task(daemon)]
+    };
+    assert_eq!(of(&enforce(), placed(|_| {})), unhealthy(Reason::AgentNotReporting));
+    assert_eq!(
+        of(&enforce(), placed(|d| d.containers[0].reason = Some("CannotPullContainerError: denied".into()))),
+        unhealthy(Reason::ImagePullFailed)
+    );
+    let mut heard = placed(|_| {});
+    heard.push(of_agent(node_report("d", "n1", &["a"], at(990))));
+    assert_eq!(of(&enforce(), heard.clone()), COVERED);
+    heard.pop();
+    heard.push(of_agent(node_report("d", "n1", &["other"], at(990))));
+    assert_eq!(of(&enforce(), heard), unhealthy(Reason::AgentNotReporting), "it does not name this task");
+}
+
+#[test]
+fn a_task_that_no_agent_ever_saw_is_missed_for_a_day() {
+    let mut fleet = fleet(vec![of_service(service("job"))]);
+    let mut decider = Decider::new(desired(&enforce()), Memory::default());
+    let mut end = |id: &str, edit: fn(&mut Task), now: i64| {
+        let mut task = task(id, "job");
+        (task.status, task.version) = (TaskStatus::Stopped, 6);
+        (task.started_at, task.stopped_at) = (Some(at(now - 5)), Some(at(now)));
+        edit(&mut task);
+        let applied = fleet.apply(of_task(task), at(now));
+        decider.decide(&fleet, &applied, at(now))
+    };
+    assert!(end("quick", |_| {}, 10).memory_changed);
+    assert!(!end("quick", |_| {}, 11).memory_changed, "told twice, counted once");
+    assert!(!end("never-started", |t| t.started_at = None, 12).memory_changed);
+    assert_eq!(decider.tally().counts(None).missed, 1);
+    let row = decider.coverage(&fleet, &task_arn("quick"), at(20)).unwrap();
+    assert_eq!((row.verdict, row.workload.as_str()), (Verdict::Missed, "job"));
+    let memory: Memory = serde_json::from_str(&serde_json::to_string(decider.memory()).unwrap()).unwrap();
+    let mut later = Decider::new(desired(&enforce()), memory);
+    later.decide_all(&fleet, at(86_400));
+    assert_eq!(later.tally().counts(None).missed, 1);
+    assert!(later.decide_all(&fleet, at(86_411)).memory_changed);
+    assert_eq!(later.tally().counts(None).missed, 0);
+}
+
+#[test]
+fn missed_tasks_are_bounded_and_counted() {
+    let mut memory = Memory::default();
+    let missed = |ended| crate::memory::MissedTask {
+        cluster: CLUSTER.into(),
+        group: "service:job".into(),
+        monitor: "prod".into(),
+        started_at: None,
+        ended_at: at(ended),
+        reason: None,
+    };
+    for i in 0..(super::missed::MISSED_LIMIT as i64 + 2) {
+        super::missed::keep(&mut memory, task_arn(&i.to_string()), missed(i));
+    }
+    assert_eq!((memory.missed.len(), memory.missed_dropped), (super::missed::MISSED_LIMIT, 2));
+    assert!(!memory.missed.contains_key(&task_arn("0")));
+}
+
+#[test]
+fn incremental_and_full_decisions_agree() {
+    let mut fleet = fleet(vec![]);
+    let mut decider = Decider::new(desired(&enforce()), Memory::default());
+    let mut stopped = task("b", "shop");
+    stopped.status = TaskStatus::Stopped;
+    let changes = vec![
+        of_service(service("shop")),
+        of_task(with_sidecar(task("a", "shop"))),
+        of_task(task("b", "shop")),
+        of_node(node("n1")),
+        of_task(on_node(task("c", "web"), "n1")),
+        of_agent(sidecar_report("a", at(1000))),
+        of_agent(node_report("d", "n1", &["c"], at(1000))),
+        of_task(stopped),
+        Change::ServiceGone(service_arn("shop")),
+    ];
+    for change in changes {
+        let applied = fleet.apply(change.clone(), at(1000));
+        decider.decide(&fleet, &applied, at(1000));
+        let mut full = Decider::new(desired(&enforce()), decider.memory().clone());
+        full.decide_all(&fleet, at(1000));
+        let view = |d: &Decider| d.verdicts().map(|(_, _, t, v)| (t.clone(), v.verdict, v.reason)).collect::<Vec<_>>();
+        assert_eq!(view(&decider), view(&full), "after {change:?}");
+        assert_eq!(decider.tally(), full.tally());
+        assert_eq!(decider.decide_all(&fleet, at(1000)).changed, [], "nothing was left to find");
+    }
+}
+
+#[test]
+fn nothing_selected_has_no_ratio_and_changes_say_what_changed() {
+    let mut fleet = fleet(vec![of_task(task("a", "shop"))]);
+    let mut decider = Decider::new(desired(&[]), Memory::default());
+    let first = decider.decide_all(&fleet, at(1000));
+    assert_eq!(first.changed.len(), 1);
+    assert_eq!(decider.tally().counts(None).live_ratio(), None);
+    decider.set_desired(desired(&enforce()));
+    let second = decider.decide_all(&fleet, at(1001));
+    assert_eq!(second.changed[0].before.unwrap().verdict, Verdict::Excluded);
+    let mut stopped = task("a", "shop");
+    stopped.status = TaskStatus::Stopped;
+    let applied = fleet.apply(of_task(stopped), at(1002));
+    assert_eq!(decider.decide(&fleet, &applied, at(1002)).changed[0].after, None);
+}
+
+#[test]
+fn observing_and_freezing_ask_for_no_change() {
+    let changes = vec![
+        of_task(on_node(task("a", "web"), "n1")),
+        of_node(node("n1")),
+        of_service(service("shop")),
+        of_task(task("b", "shop")),
+    ];
+    let fleet = fleet(changes);
+    for (mode, frozen, paused, creates) in [
+        ("Observe", false, false, 0),
+        ("Enforce", true, false, 0),
+        ("Enforce", false, true, 1),
+        ("Enforce", false, false, 1),
+    ] {
+        let documents = [monitor("prod", |spec| {
+            spec["mode"] = json!(mode);
+            spec["rollout"]["frozen"] = json!(frozen);
+            spec["rollout"]["paused"] = json!(paused);
+            spec["ecs"] = json!({"fargate": {"delivery": "Live"}});
+        })];
+        let mut decider = Decider::new(desired(&documents), Memory::default());
+        let actions = decider.decide_all(&fleet, at(1000)).actions;
+        let changing: Vec<_> = actions.iter().filter(|a| !a.only_reads()).collect();
+        assert_eq!(changing.len(), creates, "{mode} {frozen} {paused}: {changing:?}");
+        assert!(changing.iter().all(|a| matches!(a.kind, ActionKind::CreateDaemon { .. })));
+    }
+}

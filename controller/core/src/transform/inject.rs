@@ -54,14 +54,15 @@ const DROPPED: [&str; 13] = [
 const STOP_TIMEOUT: u64 = 10;
 
 /// The definition with the sidecar, to be registered as family `<family>-tasuki`. A definition that
-/// already carries a sidecar of ours is stripped first, so that a new agent replaces the old one.
-/// `source_arn` names the definition that it was made from.
+/// already carries a sidecar of ours is stripped first, so that a new agent replaces the old one, and
+/// keeps the source that it names; otherwise `source_arn` is the definition that it is made from.
 ///
 /// # Errors
 /// The [`Obstacle`] that keeps the definition from carrying it.
 pub fn inject(definition: &Value, spec: &SidecarSpec, source_arn: &str) -> Result<Value, Obstacle> {
     let source = owners_form(definition)?;
     let hash = content_hash(&source);
+    let source_arn = strip::find(definition).and_then(|c| strip::label(c, labels::SOURCE)).unwrap_or(source_arn);
     let marks = [(labels::SOURCE, source_arn.to_owned()), (labels::SOURCE_HASH, hash)];
     let mut injected = add(&source, spec, &marks)?;
     if let Some(Value::String(family)) = injected.get_mut("family") {
@@ -81,6 +82,14 @@ pub fn render(definition: &Value, spec: &SidecarSpec) -> Result<Value, Obstacle>
     let rendered = add(&source, spec, &[])?;
     preflight::check_size(&rendered)?;
     Ok(Value::Object(rendered))
+}
+
+/// What an injected definition was made from: the hash of its source and the fingerprint of the
+/// sidecar spec. Two that agree in both need not both be registered. ECS fills in defaults when it
+/// registers, so the whole content of what was sent and what is described would not compare equal.
+pub fn made_from(definition: &Value) -> Option<(&str, &str)> {
+    let container = strip::find(definition)?;
+    strip::label(container, labels::SOURCE_HASH).zip(strip::label(container, labels::SPEC))
 }
 
 fn owners_form(definition: &Value) -> Result<Value, Obstacle> {
