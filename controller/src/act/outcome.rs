@@ -34,7 +34,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub(super) enum Stop {
     Call(CallError),
-    Store(StoreError),
+    Store(Box<StoreError>),
     /// What it was decided on is not what is there.
     Changed(String),
     Blocked(Reason, String),
@@ -53,7 +53,7 @@ impl From<CallError> for Stop {
 
 impl From<StoreError> for Stop {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
+        Self::Store(Box::new(error))
     }
 }
 
@@ -68,7 +68,7 @@ impl Stop {
     pub(super) fn text(&self) -> String {
         match self {
             Self::Call(error) => error.detail(),
-            Self::Store(error) => match std::error::Error::source(error) {
+            Self::Store(error) => match std::error::Error::source(&**error) {
                 Some(cause) => format!("{error}: {cause}"),
                 None => error.to_string(),
             },

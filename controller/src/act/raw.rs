@@ -60,7 +60,8 @@ pub(super) async fn describe(scope: &Scope, priority: Priority, name: &str) -> R
             code: None,
             message: format!(
                 "the answer for {name} holds no task definition; check what stands between Tasuki and ECS"
-            ),
+            )
+            .into(),
             request_id: None,
         }),
     }

@@ -175,8 +175,8 @@ async fn what_changed_since_the_decision_drops_the_action() {
 
 #[tokio::test]
 async fn what_stands_in_the_way_becomes_its_coverage_reason() {
-    type Change1 = fn(&mut Value);
-    let cases: [(Reason, Change1); 5] = [
+    type Edit = fn(&mut Value);
+    let cases: [(Reason, Edit); 5] = [
         (Reason::DeploymentInProgress, |s| s["deployments"][0]["rolloutState"] = "IN_PROGRESS".into()),
         (Reason::UnsupportedController, |s| s["deploymentController"] = json!({"type": "CODE_DEPLOY"})),
         (Reason::WouldInterrupt, |s| s["deploymentConfiguration"]["minimumHealthyPercent"] = 0.into()),
@@ -214,7 +214,8 @@ async fn a_protected_task_keeps_its_service_as_it_is() {
 #[tokio::test]
 async fn denied_and_throttled_calls_become_reasons() {
     use crate::testing::Answer;
-    let cases: [(&str, fn() -> Answer, Reason); 3] = [
+    type Refusal = fn() -> Answer;
+    let cases: [(&str, Refusal, Reason); 3] = [
         ("RegisterTaskDefinition", || Answer::denied("ecs:RegisterTaskDefinition"), Reason::PermissionDenied),
         ("UpdateService", || Answer::denied("ecs:UpdateService"), Reason::PermissionDenied),
         ("UpdateService", Answer::throttled, Reason::BudgetExhausted),
