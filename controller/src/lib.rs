@@ -12,4 +12,6 @@ pub mod scope;
 pub mod sinks;
 pub mod store;
 pub mod tally;
+#[cfg(test)]
+mod testing;
 pub mod web;

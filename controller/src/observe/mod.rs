@@ -11,6 +11,8 @@ mod observer;
 mod queue;
 pub mod reads;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use observer::{Observer, ScopeStatus};

@@ -96,6 +96,11 @@ impl Observer {
         }
     }
 
+    /// The registry that it follows.
+    pub fn scopes(&self) -> &Scopes {
+        &self.scopes
+    }
+
     /// Sweeps every scope now instead of at its next turn.
     pub fn sweep_now(&self) {
         for watched in self.watched.values() {

@@ -2,8 +2,8 @@
 //! next.
 
 use super::event::{Follow, Parsed, parse};
-use crate::scope::QueueId;
-use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata};
+use crate::scope::{QueueId, words};
+use aws_sdk_sqs::error::ProvideErrorMetadata;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use jiff::Timestamp;
@@ -82,8 +82,7 @@ impl Poller {
                 }
                 Err(error) => {
                     self.counters.failed_polls.fetch_add(1, Ordering::Relaxed);
-                    let words = DisplayErrorContext(&error).to_string();
-                    let words = error.message().unwrap_or(words.split(" (").next().unwrap_or_default()).to_owned();
+                    let words = words(&error);
                     tracing::warn!(queue = %self.queue.url, error = %words, "queue cannot be polled; sweeps go on");
                     if error.code().is_some_and(|code| code.contains("AccessDenied"))
                         && self.denied(&words).await.is_err()
@@ -146,7 +145,7 @@ impl Poller {
                 tracing::debug!(queue = %self.queue.url, failed = output.failed().len(), "messages come again")
             }
             Err(error) => {
-                tracing::warn!(queue = %self.queue.url, error = %DisplayErrorContext(&error), "messages come again");
+                tracing::warn!(queue = %self.queue.url, error = %words(&error), "messages come again");
             }
         }
     }

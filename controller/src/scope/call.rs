@@ -62,7 +62,7 @@ impl Scope {
             scope: self.id.clone(),
             kind: Kind::Exhausted,
             code: None,
-            message: exhausted.to_string(),
+            message: exhausted.to_string().into(),
             request_id: None,
         }
     }

@@ -1,7 +1,8 @@
 //! What AWS's errors mean to Tasuki.
 
-use aws_sdk_ecs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ecs::operation::RequestId;
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use tasuki_core::fleet::{Change, ScopeId};
 
 /// What kind of failure a call met.
@@ -32,11 +33,11 @@ pub struct CallError {
     /// What kind.
     pub kind: Kind,
     /// AWS's error code, such as `ClusterNotFoundException`.
-    pub code: Option<String>,
+    pub code: Option<Box<str>>,
     /// AWS's words, or ours where AWS did not answer.
-    pub message: String,
+    pub message: Box<str>,
     /// AWS's request id.
-    pub request_id: Option<String>,
+    pub request_id: Option<Box<str>>,
 }
 
 impl CallError {
@@ -45,16 +46,20 @@ impl CallError {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let scope = scope.clone();
-        let request_id = error.request_id().map(str::to_owned);
+        let request_id = error.request_id().map(Box::from);
         let Some(answer) = error.as_service_error() else {
-            let message = DisplayErrorContext(error).to_string();
             // Credentials are fetched inside the call: a role that may not be assumed shows here.
-            let denied = message.contains("AccessDenied");
-            let (api, kind) = if denied { ("sts:AssumeRole", Kind::Denied) } else { (api, Kind::Unanswered) };
-            return Self { api, scope, kind, code: None, message: first_sentence(&message), request_id };
+            if let Some(refused) = causes(error).find_map(|cause| cause.downcast_ref::<AssumeRoleError>()) {
+                let code = refused.code().map(Box::from);
+                let message: Box<str> = refused.message().or(code.as_deref()).unwrap_or("AWS gave no words").into();
+                let kind = kind(code.as_deref().unwrap_or_default(), 0, &message);
+                return Self { api: "sts:AssumeRole", scope, kind, code, message, request_id };
+            }
+            let message = words(error).into();
+            return Self { api, scope, kind: Kind::Unanswered, code: None, message, request_id };
         };
-        let code = answer.code().map(str::to_owned);
-        let message = answer.message().or(code.as_deref()).unwrap_or("AWS gave no words").to_owned();
+        let code = answer.code().map(Box::from);
+        let message: Box<str> = answer.message().or(code.as_deref()).unwrap_or("AWS gave no words").into();
         let status = error.raw_response().map_or(0, |response| response.status().as_u16());
         let kind = kind(code.as_deref().unwrap_or_default(), status, &message);
         Self { api, scope, kind, code, message, request_id }
@@ -92,7 +97,10 @@ impl CallError {
                 };
                 format!("{} was refused to {who}: {}; {cure}", self.api, self.message)
             }
-            _ => format!("{}: {}", self.api, self.message),
+            _ => match &self.request_id {
+                Some(id) => format!("{}: {} (request {id})", self.api, self.message),
+                None => format!("{}: {}", self.api, self.message),
+            },
         }
     }
 
@@ -135,10 +143,22 @@ fn kind(code: &str, status: u16, message: &str) -> Kind {
     }
 }
 
-/// The SDK's chain of causes ends in a debug print of the whole error: people need only the causes.
-fn first_sentence(message: &str) -> String {
-    let message = message.split(" (").next().unwrap_or(message);
-    message.trim_end_matches(": ").to_owned()
+/// An error of the SDK in words: AWS's own where it answered, else every cause in turn. The SDK's
+/// own rendering ends in a debug print of everything.
+pub fn words<E>(error: &SdkError<E>) -> String
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match error.as_service_error().and_then(ProvideErrorMetadata::message) {
+        Some(message) => message.to_owned(),
+        None => causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": "),
+    }
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 #[cfg(test)]
@@ -150,8 +170,8 @@ mod tests {
             api: "ecs:RegisterTaskDefinition",
             scope: ScopeId { account: "111122223333".into(), region: "eu-west-1".into() },
             kind: kind(code, 400, message),
-            code: Some(code.to_owned()),
-            message: message.to_owned(),
+            code: Some(code.into()),
+            message: message.into(),
             request_id: None,
         }
     }

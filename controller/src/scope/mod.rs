@@ -9,10 +9,12 @@ mod call;
 mod clients;
 mod error;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 pub use api::Api;
 pub use clients::{base, queue_region};
-pub use error::{CallError, Kind};
+pub use error::{CallError, Kind, words};
 pub use registry::{Problem, QueueId, Scopes};
 
 use crate::act::budget::Budget;

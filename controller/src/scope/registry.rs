@@ -1,9 +1,8 @@
 //! Which scopes there are: kept in step with the `AwsScope` documents.
 
-use super::{Scope, clients};
+use super::{Scope, clients, words};
 use crate::act::budget::Budget;
 use aws_config::SdkConfig;
-use aws_sdk_ecs::error::DisplayErrorContext;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tasuki_api::desired::AwsScopeSpec;
@@ -155,8 +154,7 @@ impl Scopes {
         let region = spec.regions.first().map_or("us-east-1", String::as_str);
         let sts = aws_sdk_sts::Client::new(&clients::in_region(&self.base, region));
         let identity = sts.get_caller_identity().send().await.map_err(|error| {
-            let cause = DisplayErrorContext(&error).to_string();
-            let cause = cause.split(" (").next().unwrap_or_default();
+            let cause = words(&error);
             format!("sts:GetCallerIdentity in {region} failed: {cause}; check the controller's credentials, or list accounts")
         })?;
         let own: Str = identity.account().unwrap_or_default().into();
