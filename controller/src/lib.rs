@@ -12,4 +12,5 @@ pub mod scope;
 pub mod sinks;
 pub mod store;
 pub mod tally;
+pub mod text;
 pub mod web;

@@ -10,7 +10,11 @@ async fn every_attack_does_in_a_container_what_it_says() {
     let directory = tempfile::tempdir().unwrap();
     let engine = Dockerd::start(directory.path(), Cgroups::Host).await.unwrap();
     let client = engine.client().unwrap();
-    image::shop(std::path::Path::new(env!("CARGO_BIN_EXE_tasuki-lab"))).unwrap().build(&client, "shop:1").await.unwrap();
+    image::shop(std::path::Path::new(env!("CARGO_BIN_EXE_tasuki-lab")))
+        .unwrap()
+        .build(&client, "shop:1")
+        .await
+        .unwrap();
     let options = tasuki_cloud::runtime::docker::Options {
         host: engine.host.clone(),
         name: "tsk-test-lab".to_owned(),

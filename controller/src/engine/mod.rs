@@ -4,5 +4,7 @@
 //! read the last [`View`] or ask by [`Request`].
 
 mod handle;
+mod run;
 
 pub use handle::*;
+pub use run::run;
