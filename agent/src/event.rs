@@ -3,11 +3,12 @@
 //! Sensors fill what they can read at the moment of the event; everything else is joined later by
 //! `workload` and `process`. Text is kept as the kernel gives it (lossy UTF-8, length-capped).
 
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
 /// A process: its id in the sensor's PID namespace, and when it started, so that a reused id is
 /// another process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessKey {
     /// Thread-group id.
     pub pid: u32,
@@ -24,27 +25,34 @@ impl ProcessKey {
 }
 
 /// The cgroup of the process at the event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CgroupId(pub u64);
 
 /// One event.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Nanoseconds since boot (CLOCK_BOOTTIME).
     pub time: u64,
     /// Who did it; `None` where the sensor cannot tell (inotify, some packets).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessKey>,
     /// Its cgroup; `None` where the sensor does not see cgroups (sidecar).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<CgroupId>,
     /// What happened.
+    #[serde(flatten)]
     pub kind: EventKind,
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// A process now runs another program.
     Exec(Box<Exec>),
+    /// A process was there before the sensor: what it runs, read late. For the process table;
+    /// nothing happened.
+    Existing(Box<Exec>),
     /// A process made another one.
     Fork {
         /// The new process.
@@ -80,7 +88,8 @@ pub enum EventKind {
 }
 
 /// User ids and effective capabilities.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Credentials {
     /// Real user.
     pub uid: u32,
@@ -93,7 +102,8 @@ pub struct Credentials {
 }
 
 /// A program that a process now runs.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Exec {
     /// Parent at the time.
     pub parent: ProcessKey,
@@ -132,7 +142,8 @@ pub struct Exec {
 }
 
 /// A file by what makes it that file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FileId {
     /// Device.
     pub device: u64,
@@ -153,7 +164,8 @@ pub struct FileId {
 }
 
 /// What a descriptor is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stdio {
     /// Not known, or closed.
     #[default]
@@ -171,7 +183,8 @@ pub enum Stdio {
 }
 
 /// Transport protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// TCP.
     Tcp,
@@ -180,18 +193,19 @@ pub enum Transport {
 }
 
 /// A connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connect {
     /// TCP or UDP.
     pub transport: Transport,
     /// This side, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<SocketAddr>,
     /// The other side.
     pub remote: SocketAddr,
 }
 
 /// A DNS message, as it was on the wire.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DnsPacket {
     /// The resolver.
     pub server: SocketAddr,
@@ -200,24 +214,28 @@ pub struct DnsPacket {
     /// From the resolver to the client.
     pub answer: bool,
     /// The message, at most 512 bytes of it.
+    #[serde(with = "hexadecimal")]
     pub payload: Vec<u8>,
 }
 
 /// A change to a file.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FileEvent {
     /// What was done.
     pub operation: FileOperation,
     /// Path as the container sees it.
     pub path: String,
     /// The other path of a rename or link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// The file, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileId>,
 }
 
 /// What was done to a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FileOperation {
     /// Opened for writing, or closed after writing.
     Write,
@@ -235,4 +253,19 @@ pub enum FileOperation {
     Chmod,
     /// Opened for reading.
     Open,
+}
+
+/// Bytes as hexadecimal text, so that a recorded line stays readable.
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::borrow::Cow;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        hex::decode(text.as_bytes()).map_err(serde::de::Error::custom)
+    }
 }

@@ -1,5 +1,12 @@
 //! The Tasuki agent: it sees (sensor), names (workload, process), detects (detect) and reports
 //! (finding, deliver), and obeys its monitor (control).
 
+pub mod cli;
+pub mod detect;
+pub mod doctor;
 pub mod event;
+pub mod finding;
+pub mod pipeline;
+pub mod process;
 pub mod sensor;
+pub mod workload;

@@ -1,15 +1,16 @@
 //! A world on one machine: Docker Engine, local cloud, customer, controller; each a real part.
 
-use crate::customer::{self, ACCOUNT, Customer, EC2_CLUSTER, Key, REGION};
+use crate::config::Config;
+use crate::customer::{ACCOUNT, Customer, Key, REGION, sdk};
 use crate::dockerd::Dockerd;
 use crate::image::{self, Image};
 use crate::process::{Process, until};
-use crate::{http, process};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// Where the agent's images are, as the YAML names them.
 pub fn agent_repository() -> String {

@@ -4,6 +4,14 @@
 //! A sensor owns its threads. It hands batches to [`Output`], which never blocks for ever: where
 //! the pipeline is behind, the sensor's own kernel buffer fills and the loss is counted there.
 
+pub mod ebpf;
+pub mod outbox;
+pub mod proc;
+pub mod ptrace;
+pub mod recent;
+pub mod replay;
+pub mod select;
+
 use crate::event::Event;
 use std::sync::mpsc::SyncSender;
 use tasuki_api::agent::{FamilyState, SensorState};

@@ -7,5 +7,9 @@
 pub mod action;
 pub mod decide;
 pub mod desired;
+#[cfg(test)]
+mod fixtures;
 pub mod fleet;
 pub mod memory;
+pub mod sweep;
+pub mod transform;

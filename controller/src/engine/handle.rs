@@ -88,7 +88,7 @@ pub struct RolloutView {
 }
 
 /// One scope and how fresh what is known of it is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScopeView {
     /// `account/region`.

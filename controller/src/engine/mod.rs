@@ -1,10 +1,29 @@
 //! The loop: changes into the fleet, decide, act; and what everyone else may read of it.
 //!
 //! One task owns the fleet. The web API, the command line and the gateway never touch it: they
-//! read the last [`View`] or ask by [`Request`].
+//! read the last [`View`], ask by [`Request`], or look tasks up in the [`FleetDirectory`].
 
+mod directory;
+mod ended;
+mod flight;
+mod gather;
 mod handle;
+mod minutes;
+mod plan;
 mod run;
+mod state;
+mod view;
+mod work;
 
+pub use directory::FleetDirectory;
 pub use handle::*;
+pub use minutes::Minutes;
 pub use run::run;
+pub use state::{Knowledge, Shared};
+pub use view::Context;
+pub use work::{Execute, Inputs, Outcome, Work};
+
+/// Setting: task-minutes of the last day.
+pub const MINUTES: &str = "coverage.minutes";
+/// How long an uninstall may take: services drain for as long as their tasks' stop timeouts say.
+const UNINSTALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);

@@ -1,11 +1,12 @@
 //! The decider: holds the verdicts, so that one change costs one judgement.
 
+use super::acting::{self, Wishes};
 use super::judge::judge;
 use super::missed;
 use super::trace::Silent;
 use super::verdict::{Changed, Tally, TaskVerdict};
 use super::view::{ClusterView, WantedCache, WorkloadView, World};
-use crate::action::Action;
+use crate::action::{Action, ActionKind};
 use crate::desired::Desired;
 use crate::fleet::{Applied, ClusterState, Fleet, Str, TaskState};
 use crate::memory::Memory;
@@ -22,6 +23,26 @@ pub struct Decision {
     pub actions: Vec<Action>,
     /// [`Decider::memory`] changed and should be stored before the actions are taken.
     pub memory_changed: bool,
+}
+
+impl Decision {
+    /// Reads first, what only tidies up last, and each description once: one definition serves
+    /// many clusters.
+    fn put_in_order(&mut self) {
+        let rank = |action: &Action| match action.kind {
+            ActionKind::DescribeDefinition { .. } => 0,
+            ActionKind::Deregister { .. } => 2,
+            _ => 1,
+        };
+        self.actions.sort_by_key(rank);
+        let mut described = BTreeSet::new();
+        self.actions.retain(|action| match &action.kind {
+            ActionKind::DescribeDefinition { definition, sidecar } => {
+                described.insert((definition.clone(), sidecar.as_ref().map(|s| s.fingerprint())))
+            }
+            _ => true,
+        });
+    }
 }
 
 #[derive(Debug, Default)]
@@ -59,12 +80,19 @@ impl Decider {
         &self.memory
     }
     /// Forgets that this cluster's or service's last attempts failed (`tasuki rollout retry`).
-    pub fn retry(&mut self, target: &str) {
-        self.memory.failed.remove(target);
-        if let Some(history) = self.memory.services.get_mut(target) {
-            (history.rolled_back, history.rolled_back_spec) = (None, None);
-            history.flipped.clear();
+    /// Answers how many attempts were forgotten. A failure in one cluster also holds the others
+    /// back, so for an image that failed anywhere retry each cluster where it failed.
+    pub fn retry(&mut self, target: &str) -> usize {
+        let failed = self.memory.failed.remove(target).map_or(0, |f| f.len());
+        if self.memory.rollouts.get(target).is_some_and(|r| r.rolling_back.is_none()) {
+            // Deadlines start anew.
+            self.memory.rollouts.remove(target);
         }
+        let Some(history) = self.memory.services.get_mut(target) else { return failed };
+        let taken_back = usize::from(history.rolled_back.take().is_some()) + history.flipped.len();
+        history.rolled_back_spec = None;
+        history.flipped.clear();
+        failed + taken_back
     }
 
     pub(super) fn world<'a>(&'a self, fleet: &'a Fleet, now: Timestamp) -> World<'a> {
@@ -118,6 +146,8 @@ impl Decider {
         for (arn, state) in fleet.clusters() {
             self.decide_cluster(fleet, arn, state, now, &mut decision);
         }
+        self.prune_revisions(fleet, &mut decision);
+        decision.put_in_order();
         decision
     }
 
@@ -155,6 +185,7 @@ impl Decider {
                 self.decide_task(fleet, cluster, group, task, now, &mut decision);
             }
         }
+        decision.put_in_order();
         decision
     }
 
@@ -166,6 +197,10 @@ impl Decider {
         now: Timestamp,
         decision: &mut Decision,
     ) {
+        if let Some(view) = ClusterView::new(self.world(fleet, now), arn, state) {
+            let wishes = Wishes::of_cluster(&view);
+            self.take_wishes(wishes, decision);
+        }
         let mut held = self.clusters.remove(arn).unwrap_or_default();
         let mut next = ClusterVerdicts::default();
         if let Some(view) = ClusterView::new(self.world(fleet, now), arn, state) {
@@ -182,7 +217,21 @@ impl Decider {
         self.clusters.insert(arn.clone(), next);
     }
 
+    fn take_wishes(&mut self, wishes: Wishes, decision: &mut Decision) {
+        let (actions, changed) = wishes.remember(&mut self.memory);
+        decision.actions.extend(actions);
+        decision.memory_changed |= changed;
+    }
+
     fn decide_workload(&mut self, fleet: &Fleet, arn: &Str, group: &Str, now: Timestamp, decision: &mut Decision) {
+        if let Some(state) = fleet.cluster(arn)
+            && let Some(view) = ClusterView::new(self.world(fleet, now), arn, state)
+            && let Some(service) = group.strip_prefix("service:").and_then(|name| state.service(name))
+        {
+            let mut wishes = Wishes::default();
+            wishes.of_service(&view, service, &mut acting::room(&view));
+            self.take_wishes(wishes, decision);
+        }
         let mut held = self.clusters.remove(arn).unwrap_or_default();
         let before = held.workloads.remove(group).unwrap_or_default();
         before.iter().for_each(|(_, verdict)| held.tally.take(verdict));

@@ -9,17 +9,26 @@
 //!
 //! What may not live here: anything that reads a clock, a network or a disk.
 
+mod acting;
+mod daemon;
+mod daemon_view;
 mod decider;
 mod evidence;
 mod explain;
 mod judge;
 mod missed;
 mod services;
+mod sidecar;
+mod status;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod verdict;
 mod view;
 
+pub use acting::uninstall;
 pub use decider::{Decider, Decision};
 pub use explain::Explanation;
+pub use status::{Phase, RolloutStatus};
 pub use trace::{Fact, Source};
 pub use verdict::{Changed, Tally, TaskVerdict};

@@ -23,7 +23,7 @@ const PLATFORM_1_4: Version = Version::release(1, 4, 0);
 
 const INJECT_CALLS: [&str; 4] =
     ["ecs:RegisterTaskDefinition", "ecs:UpdateService", "ecs:DescribeTaskDefinition", "iam:PassRole"];
-const DAEMON_CALLS: [&str; 5] =
+pub(super) const DAEMON_CALLS: [&str; 5] =
     ["ecs:RegisterTaskDefinition", "ecs:CreateService", "ecs:UpdateService", "ecs:PutAttributes", "iam:PassRole"];
 
 /// Why a task that could carry a sidecar carries none.
@@ -270,7 +270,7 @@ pub(super) fn willing<T: Trace>(workload: &WorkloadView<'_, '_>, monitor: &Monit
     })
 }
 
-fn unwilling<T: Trace>(frozen: bool, monitor: &Monitor, trace: &mut T) -> Option<Reason> {
+pub(super) fn unwilling<T: Trace>(frozen: bool, monitor: &Monitor, trace: &mut T) -> Option<Reason> {
     if !monitor.enforces() {
         trace.detail(|| format!("{} observes only", monitor.name));
         return Some(Reason::ObserveOnly);

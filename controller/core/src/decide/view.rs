@@ -96,6 +96,13 @@ impl<'a> ClusterView<'a> {
     }
 
     /// Batch makes its clusters itself and names them so (AWS Batch user guide, compute environments).
+    /// Whether what Tasuki placed may be taken out again because no monitor selects it any more.
+    /// Desired state that enforces nothing at all is more likely a mistake than a wish.
+    pub fn may_remove(&self) -> bool {
+        let desired = self.world.desired;
+        !desired.frozen && desired.monitors.iter().any(|m| m.enforces() && !m.spec.rollout.frozen)
+    }
+
     pub fn is_batch(&self) -> bool {
         self.cluster.name.starts_with("AWSBatch")
     }
@@ -117,13 +124,18 @@ pub(super) struct WorkloadView<'a, 'c> {
 }
 
 impl<'a, 'c> WorkloadView<'a, 'c> {
-    pub fn new(cluster: &'c ClusterView<'a>, group: &'a Str, launch: LaunchType) -> Self {
+    /// The workload that a task's group names.
+    pub fn new(cluster: &'c ClusterView<'a>, group: &'a str, launch: LaunchType) -> Self {
+        match group.split_once(':') {
+            Some(("service", name)) => Self::named(cluster, true, name, launch),
+            Some((_, name)) => Self::named(cluster, false, name, launch),
+            None => Self::named(cluster, false, group, launch),
+        }
+    }
+
+    /// A service, whether or not it has tasks.
+    pub fn named(cluster: &'c ClusterView<'a>, is_service: bool, name: &'a str, launch: LaunchType) -> Self {
         let world = cluster.world;
-        let (is_service, name) = match group.split_once(':') {
-            Some(("service", name)) => (true, name),
-            Some((_, name)) => (false, name),
-            None => (false, &**group),
-        };
         let service = if is_service { cluster.state.service(name) } else { None };
         let selected = world.desired.select(cluster.cluster, service, name, launch, world.now);
         let wanted = selected.and_then(|(monitor, _)| cluster.wanted(monitor));

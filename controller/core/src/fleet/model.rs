@@ -299,6 +299,9 @@ pub struct Definition {
     pub active: bool,
     /// Container names, in order.
     pub containers: Vec<Str>,
+    /// Role with which its tasks' own calls are made.
+    #[serde(default)]
+    pub task_role: Option<Str>,
     /// The sidecar that it carries, if one.
     pub sidecar: Option<SidecarMark>,
     /// Why the sidecar cannot be added, judged by [`crate::transform`]; `None` where it can.

@@ -1,0 +1,96 @@
+//! The command line: one file per subcommand, one place for exit codes.
+
+mod doctor;
+mod rules;
+mod run;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// What the agent's exit codes mean; docs/reference/cli.md has the same table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done, and nothing is wrong.
+    Good = 0,
+    /// Done, and something is wrong: a rule test found something, this machine lacks something.
+    Wrong = 1,
+    /// Could not be done; the error says why and what would cure it.
+    Failed = 2,
+}
+
+/// Watches what containers do and reports what looks like an attack.
+#[derive(Parser)]
+#[command(
+    name = "tasuki-agent",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Exit codes: 0 done, nothing wrong; 1 done, something is wrong; 2 could not be done.
+
+Start with:
+  tasuki-agent doctor            what this machine allows
+  tasuki-agent run --stdout      watch it, and print findings as JSON lines"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch, detect and report until stopped.
+    #[command(after_help = run::EXAMPLES)]
+    Run(run::Run),
+    /// Say what this machine allows, what that means, and what would cure it.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Doctor),
+    /// Look at rules and try them on recorded events.
+    #[command(subcommand, after_help = rules::EXAMPLES)]
+    Rules(rules::Rules),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  tasuki-agent completions bash > /etc/bash_completion.d/tasuki-agent")]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run(run) => run.main(),
+        Command::Doctor(doctor) => doctor.main(),
+        Command::Rules(rules) => rules.main(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tasuki-agent", &mut std::io::stdout());
+            Ok(Exit::Good)
+        }
+    };
+    match done {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(Exit::Failed as u8)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("tasuki-agent "), "{} has no example", command.get_name());
+        }
+    }
+}

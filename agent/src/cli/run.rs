@@ -1,0 +1,144 @@
+//! `tasuki-agent run`.
+
+use super::Exit;
+use crate::detect::{Engine, EngineCell};
+use crate::finding::{FindingSink, StdoutSink};
+use crate::pipeline::{Pipeline, priority, world::World};
+use crate::sensor::replay::{self, Recorder};
+use crate::sensor::select::{self, Choice, SensorOptions};
+use crate::workload::Source;
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use tasuki_api::agent::{Policy, env};
+use tasuki_api::finding::Agent;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tasuki-agent run --stdout                              needs no controller: findings as JSON lines
+  tasuki-agent run --stdout --record events.jsonl        also keep every event, to try rules on later
+  tasuki-agent run --stdout --events events.jsonl        find in a recording what would be found today
+  tasuki-agent run --stdout --policy policy.json         with your own rules and threat lists
+
+Standard output has findings only, one JSON object a line; everything else goes to standard error.";
+
+/// Batches that wait for the pipeline. A sensor blocks when there are more, and then its kernel
+/// buffer fills, where loss is counted.
+const QUEUE: usize = 64;
+
+#[derive(clap::Args)]
+pub(super) struct Run {
+    /// Print findings on standard output instead of sending them to a gateway.
+    #[arg(long)]
+    stdout: bool,
+    /// How to see.
+    #[arg(long, value_enum, env = env::SENSOR, default_value = "auto")]
+    sensor: Choice,
+    /// Keep every event in this file, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Play this recording instead of watching the machine.
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// Rules, lists and responses to obey, as JSON or YAML.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+}
+
+impl Run {
+    pub(super) fn main(self) -> anyhow::Result<Exit> {
+        logging();
+        anyhow::ensure!(
+            self.stdout || self.events.is_some(),
+            "this build delivers to no gateway yet; add --stdout to print findings as JSON lines"
+        );
+        let policy = policy(self.policy.as_deref())?;
+        let engine = Engine::compile(&policy)?;
+        for problem in engine.problems() {
+            tracing::warn!(kind = problem.kind, reason = problem.reason, "not in force");
+        }
+        let replaying = self.events.is_some() || self.sensor == Choice::Replay;
+        let options = SensorOptions {
+            events: self.events.clone(),
+            families: engine.families(),
+            memory_mib: std::env::var(env::MEMORY_MIB).ok().and_then(|text| text.parse().ok()),
+        };
+        let world = match &self.events {
+            Some(path) => replay::world(path)?,
+            None => World::live(Source::from_env()).context("starting the agent's threads")?,
+        };
+        if !replaying {
+            let got = priority::raise();
+            tracing::info!(nice = got.nice, autogroup = got.autogroup, refused = got.refused, "scheduling priority");
+        }
+        let (output, events) = std::sync::mpsc::sync_channel(QUEUE);
+        let mut started = select::start(self.sensor, &options, output)?;
+        for note in &started.notes {
+            tracing::info!(reason = note, "no better sensor");
+        }
+        let best = started.sensors.first().context("no sensor was started")?;
+        let agent = Agent {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            depth: best.depth(),
+            sensor: best.name().to_owned(),
+        };
+        tracing::info!(sensor = agent.sensor, rules = engine.rules().len(), "watching");
+        let families: Vec<_> = started.sensors.iter().flat_map(|sensor| sensor.families()).collect();
+        for missing in engine.unavailable(&families) {
+            tracing::debug!(kind = missing.kind, reason = missing.reason, "unavailable");
+        }
+        let seed = if replaying { 0 } else { rand::random() };
+        let sink: Box<dyn FindingSink> = Box::new(StdoutSink::new(std::io::stdout()));
+        let recorder = self.record.as_deref().map(|path| create(path, &world)).transpose()?;
+        let mut pipeline = Pipeline::new(world, EngineCell::new(engine), agent, sink, seed);
+        if let Some(recorder) = recorder {
+            pipeline = pipeline.with_recorder(recorder);
+        }
+        let stats = pipeline.stats();
+        let worker = std::thread::Builder::new().name("pipeline".into()).spawn(move || pipeline.run(&events))?;
+        if !replaying {
+            until_stopped()?;
+            started.sensors.iter_mut().for_each(|sensor| sensor.stop());
+        }
+        anyhow::ensure!(worker.join().is_ok(), "the pipeline ended unexpectedly; please report it with its log");
+        let problem = started.sensors.iter().find_map(|sensor| sensor.state().detail);
+        tracing::info!(stats = ?stats, "stopped");
+        match problem.filter(|_| replaying) {
+            Some(problem) => anyhow::bail!("{problem}"),
+            None => Ok(Exit::Good),
+        }
+    }
+}
+
+fn create(path: &Path, world: &World) -> anyhow::Result<Recorder> {
+    Recorder::create(path, world).with_context(|| format!("{}: cannot be made", path.display()))
+}
+
+/// A policy from a file, or the default one.
+pub(super) fn policy(path: Option<&Path>) -> anyhow::Result<Policy> {
+    let Some(path) = path else { return Ok(Policy::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    // JSON is YAML, so one reader serves both.
+    serde_yaml::from_str(&text).with_context(|| format!("{}: is no policy", path.display()))
+}
+
+/// Log lines go to standard error, which `RUST_LOG` chooses among.
+pub(super) fn logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Fails only if a subscriber was set already, and then that one is used.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// Waits for SIGTERM or SIGINT.
+fn until_stopped() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,9 @@
+//! From a match to a finding: what is reported, how often, to whom, and what is done about it.
+
+pub mod build;
+pub mod group;
+pub mod respond;
+pub mod sink;
+
+pub use group::Groups;
+pub use sink::{FindingSink, StdoutSink};

@@ -1,0 +1,176 @@
+//! Loads and attaches each program on its own: one that this kernel refuses costs only its own
+//! event family, and the reason is kept.
+
+use super::btf::Types;
+use super::cgroups::{self, Hierarchy};
+use super::offsets;
+use super::rings::RingSizes;
+use crate::sensor::SensorError;
+use aya::programs::{CgroupAttachMode, Program, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use tasuki_probe_abi::{Offsets, Settings};
+
+/// The object that the build script made.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tasuki-probes"));
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// A BTF tracepoint of this name.
+    Tracepoint(&'static str),
+    /// At the root of cgroup version 2.
+    Cgroup(&'static str),
+}
+
+/// Every program, by the name of its function.
+pub(super) const PROGRAMS: [(&str, Hook); 10] = [
+    ("process_fork", Hook::Tracepoint("sched_process_fork")),
+    ("process_exec", Hook::Tracepoint("sched_process_exec")),
+    ("process_exit", Hook::Tracepoint("sched_process_exit")),
+    ("socket_state", Hook::Tracepoint("inet_sock_set_state")),
+    ("connect4", Hook::Cgroup("connect4")),
+    ("connect6", Hook::Cgroup("connect6")),
+    ("sendmsg4", Hook::Cgroup("sendmsg4")),
+    ("sendmsg6", Hook::Cgroup("sendmsg6")),
+    ("dns_question", Hook::Cgroup("skb/egress")),
+    ("dns_answer", Hook::Cgroup("skb/ingress")),
+];
+
+/// The programs in the kernel. Dropping it detaches and unloads them all.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    /// Per program, why it is not attached.
+    pub(super) problems: Vec<(&'static str, String)>,
+}
+
+impl Loaded {
+    /// Why the program is not attached; `None` where it is.
+    pub(super) fn problem(&self, program: &str) -> Option<&str> {
+        self.problems.iter().find(|(name, _)| *name == program).map(|(_, reason)| reason.as_str())
+    }
+}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T>(T);
+
+// SAFETY: `repr(C)` structures of `u32` alone, without padding.
+unsafe impl aya::Pod for Plain<Offsets> {}
+// SAFETY: `repr(C)`; three `u64` and two `u32`, without padding.
+unsafe impl aya::Pod for Plain<Settings> {}
+
+fn unavailable(reason: String) -> SensorError {
+    SensorError::Unavailable { sensor: "ebpf", reason }
+}
+
+/// Loads the object and attaches every program that the kernel takes.
+///
+/// # Errors
+/// Where there is no BTF, or the maps cannot be made: then nothing would work. A single program's
+/// refusal is no error.
+pub(super) fn load(mut settings: Settings, rings: RingSizes, hierarchy: &Hierarchy) -> Result<Loaded, SensorError> {
+    const BTF: &str = "/sys/kernel/btf/vmlinux";
+    let raw = std::fs::read(BTF).map_err(|error| {
+        unavailable(format!(
+            "{BTF} cannot be read ({error}): the kernel needs CONFIG_DEBUG_INFO_BTF and the agent /sys"
+        ))
+    })?;
+    let types = Types::parse(&raw).map_err(|error| unavailable(format!("{BTF}: {error}")))?;
+    let offsets = offsets::resolve(&types, hierarchy, Path::new("/sys/kernel/btf"));
+    drop((raw, types));
+    let btf = Btf::from_sys_fs().map_err(|error| unavailable(format!("{BTF}: {error}")))?;
+
+    // Where TCP cannot be seen by its sockets, the cgroup hook sees at least connects.
+    let first = attempt(settings, rings, &offsets, &btf)?;
+    if first.problem("socket_state").is_some() && first.problem("connect4").is_none() {
+        settings.tcp_from_cgroup = 1;
+        drop(first);
+        return attempt(settings, rings, &offsets, &btf);
+    }
+    Ok(first)
+}
+
+fn attempt(settings: Settings, rings: RingSizes, offsets: &Offsets, btf: &Btf) -> Result<Loaded, SensorError> {
+    let (settings, plain) = (Plain(settings), Plain(*offsets));
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(btf))
+        .override_global("OFFSETS", &plain, true)
+        .override_global("SETTINGS", &settings, true)
+        .map_max_entries("PROCESS", rings.process)
+        .map_max_entries("NETWORK", rings.network)
+        .map_max_entries("DNS", rings.dns)
+        .load(OBJECT)
+        .map_err(|error| unavailable(format!("the kernel did not take the probes' maps: {}", chain(&error))))?;
+    let root = cgroups::attach_point();
+    let mut problems = Vec::new();
+    for (name, hook) in PROGRAMS {
+        let missing = offsets::missing(offsets, name);
+        let result = if missing.is_empty() {
+            attach(&mut ebpf, name, hook, btf, root.as_ref())
+        } else {
+            Err(format!("this kernel has no field {}", missing.join(", ")))
+        };
+        if let Err(reason) = result {
+            tracing::warn!(program = name, reason, "probe not attached");
+            problems.push((name, reason));
+        }
+    }
+    Ok(Loaded { ebpf, problems })
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &str,
+    hook: Hook,
+    btf: &Btf,
+    root: Result<&OwnedFd, &std::io::Error>,
+) -> Result<(), String> {
+    let program = ebpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+    let root = || root.map_err(|error| format!("there is no cgroup version 2 root to attach to: {error}"));
+    match (program, hook) {
+        (Program::BtfTracePoint(program), Hook::Tracepoint(tracepoint)) => {
+            program.load(tracepoint, btf).map_err(|error| reason(&error))?;
+            program.attach().map_err(|error| reason(&error))?;
+        }
+        (Program::CgroupSockAddr(program), Hook::Cgroup(_)) => {
+            program.load().map_err(|error| reason(&error))?;
+            program.attach(root()?, CgroupAttachMode::Single).map_err(|error| reason(&error))?;
+        }
+        (Program::CgroupSkb(program), Hook::Cgroup(which)) => {
+            use aya::programs::CgroupSkbAttachType::{Egress, Ingress};
+            let direction = if which == "skb/egress" { Egress } else { Ingress };
+            program.load().map_err(|error| reason(&error))?;
+            program.attach(root()?, direction, CgroupAttachMode::Single).map_err(|error| reason(&error))?;
+        }
+        _ => return Err(format!("the object's program {name} is of another kind")),
+    }
+    Ok(())
+}
+
+/// The refusal, with the last words of the verifier where it spoke.
+fn reason(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            tracing::debug!(log, "verifier log");
+            let mut last: Vec<_> =
+                log.lines().rev().filter(|line| !line.starts_with("processed ")).take(3).map(str::trim).collect();
+            last.reverse();
+            format!("the kernel refused it: {io_error}: {}", last.join("; "))
+        }
+        other => chain(other),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        out.push_str(": ");
+        out.push_str(&source.to_string());
+        next = source.source();
+    }
+    out
+}

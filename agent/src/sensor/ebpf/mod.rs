@@ -1,0 +1,234 @@
+//! The `ebpf` sensor: what happens on this machine, from the kernel's own hooks (tier 0).
+//!
+//! `btf` and `offsets` learn the running kernel, `loader` puts the programs in, `reader` empties
+//! their rings, `decode` makes events of records, `counters` keeps the balance. Nothing here knows
+//! tasks or rules.
+//!
+//! Guarantees: every event that a hook meets is counted once, as submitted, filtered or lost;
+//! dropping the sensor detaches every program. Caveats: a TCP connect has no local port yet; an
+//! accept is laid to the process that called listen(); DNS over TCP is seen as a connection only.
+
+pub mod btf;
+pub mod cgroups;
+mod counters;
+mod decode;
+mod loader;
+mod offsets;
+mod reader;
+mod rings;
+#[cfg(test)]
+mod tests;
+
+pub use counters::Filtered;
+pub use rings::RingSizes;
+
+use super::recent::RecentProcesses;
+use super::{Output, Sensor, SensorError};
+use aya::maps::RingBuf;
+use cgroups::Hierarchy;
+use counters::CounterMap;
+use loader::Loaded;
+use reader::{Rings, Shared};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tasuki_api::agent::{FamilyState, SensorState};
+use tasuki_api::coverage::Depth;
+use tasuki_probe_abi::{Family, Settings};
+
+const NAME: &str = "ebpf";
+
+/// How the sensor is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The agent's memory limit, bytes; the rings take at most 40 % of it.
+    pub memory_limit: Option<u64>,
+    /// Exact ring sizes instead of computed ones.
+    pub rings: Option<RingSizes>,
+    /// A task's repeated connects to one destination are reported once in this time.
+    pub connect_window: Duration,
+    /// Exec and fork events per second and cgroup (each); 0 for no limit.
+    pub process_rate: u64,
+    /// Exec and fork events that a cgroup may send at once (each).
+    pub process_burst: u64,
+    /// Leave out what the agent itself does.
+    pub skip_own: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            memory_limit: None,
+            rings: None,
+            connect_window: Duration::from_secs(10),
+            // Twice what two cores can do (16,000 to 19,000 exec/s were measured): a limit for
+            // the container that would crowd out the others, not for a busy one.
+            process_rate: 40_000,
+            process_burst: 80_000,
+            skip_own: true,
+        }
+    }
+}
+
+/// A running `ebpf` sensor.
+pub struct EbpfSensor {
+    loaded: Option<Loaded>,
+    counters: CounterMap,
+    shared: Arc<Shared>,
+    recent: Arc<RecentProcesses>,
+    reader: Option<JoinHandle<()>>,
+    rings: RingSizes,
+    shrunk: bool,
+    hierarchy: Hierarchy,
+}
+
+impl EbpfSensor {
+    /// Loads and attaches the programs, and begins to hand events to `output`.
+    ///
+    /// # Errors
+    /// [`SensorError::Unavailable`] where the kernel has no BTF, does not take the maps, or takes
+    /// none of the programs; the reason says what is missing.
+    pub fn start(options: &Options, output: Output) -> Result<Self, SensorError> {
+        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+        let wanted = RingSizes::wanted(cpus);
+        let rings = options.rings.unwrap_or_else(|| wanted.within(options.memory_limit));
+        let hierarchy = Hierarchy::of_host();
+        let settings = Settings {
+            connect_window: u64::try_from(options.connect_window.as_nanos()).unwrap_or(u64::MAX),
+            process_rate: options.process_rate.min(1_000_000_000),
+            process_burst: options.process_burst.clamp(1, 1_000_000),
+            own_pid: if options.skip_own { std::process::id() } else { 0 },
+            tcp_from_cgroup: 0,
+        };
+        let mut loaded = loader::load(settings, rings, &hierarchy)?;
+        if loaded.problems.len() == loader::PROGRAMS.len() {
+            let (program, reason) = loaded.problems.swap_remove(0);
+            return Err(SensorError::Unavailable { sensor: NAME, reason: format!("{program}: {reason}") });
+        }
+        let counters = CounterMap::new(take(&mut loaded, "COUNTERS")?).map_err(map_error)?;
+        let mut ring = |name| RingBuf::try_from(take(&mut loaded, name)?).map_err(map_error);
+        let readable = Rings { network: ring("NETWORK")?, dns: ring("DNS")?, process: ring("PROCESS")? };
+        let shared = Arc::new(Shared::default());
+        let recent = Arc::new(RecentProcesses::default());
+        let reader = {
+            let (shared, recent) = (Arc::clone(&shared), Arc::clone(&recent));
+            reader::spawn("tasuki-ebpf", move || reader::run(readable, &output, &shared, &recent)).map_err(
+                |source| SensorError::System { sensor: NAME, what: "starting the reader thread".into(), source },
+            )?
+        };
+        let shrunk = rings.total() < wanted.total();
+        Ok(Self { loaded: Some(loaded), counters, shared, recent, reader: Some(reader), rings, shrunk, hierarchy })
+    }
+
+    /// Processes seen lately, for sensors that only get process ids.
+    pub fn recent(&self) -> Arc<RecentProcesses> {
+        Arc::clone(&self.recent)
+    }
+
+    /// The cgroup hierarchy whose ids the events carry.
+    pub fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
+    /// What the in-kernel filters dropped, by family and filter name.
+    pub fn filtered(&self) -> Vec<(&'static str, Filtered)> {
+        Family::ALL.into_iter().map(|family| (family.name(), self.counters.read(family).1)).collect()
+    }
+
+    /// The programs that give a family, and how that is written for people.
+    fn hooks(&self, family: Family) -> (&'static [&'static str], &'static str) {
+        match family {
+            Family::Exec => (&["process_exec"], "tp_btf/sched_process_exec"),
+            Family::Fork => (&["process_fork"], "tp_btf/sched_process_fork"),
+            Family::Exit => (&["process_exit"], "tp_btf/sched_process_exit"),
+            Family::Connect => (
+                &["socket_state", "connect4", "connect6", "sendmsg4", "sendmsg6"],
+                "tp_btf/inet_sock_set_state, cgroup/connect4+6, cgroup/sendmsg4+6",
+            ),
+            Family::Accept | Family::Listen => (&["socket_state"], "tp_btf/inet_sock_set_state"),
+            Family::Dns => (&["dns_question", "dns_answer"], "cgroup_skb/egress+ingress"),
+        }
+    }
+
+    fn family(&self, family: Family) -> FamilyState {
+        let (programs, hook) = self.hooks(family);
+        let reasons: Vec<_> = match &self.loaded {
+            None => vec!["the sensor was stopped".to_owned()],
+            Some(loaded) => programs
+                .iter()
+                .filter_map(|name| loaded.problem(name).map(|reason| format!("{name}: {reason}")))
+                .collect(),
+        };
+        FamilyState {
+            name: family.name().into(),
+            hook: hook.into(),
+            tier: Some(0),
+            problem: (!reasons.is_empty()).then(|| reasons.join("; ")),
+            counters: self.counters.read(family).0,
+        }
+    }
+}
+
+fn take(loaded: &mut Loaded, name: &str) -> Result<aya::maps::Map, SensorError> {
+    loaded.ebpf.take_map(name).ok_or_else(|| SensorError::Unavailable {
+        sensor: NAME,
+        reason: format!("the probes' object has no map {name}: agent and probes do not fit each other"),
+    })
+}
+
+fn map_error(error: aya::maps::MapError) -> SensorError {
+    SensorError::Unavailable { sensor: NAME, reason: format!("a map of the probes cannot be used: {error}") }
+}
+
+impl Sensor for EbpfSensor {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn depth(&self) -> Depth {
+        Depth::Full
+    }
+
+    fn state(&self) -> SensorState {
+        let mut details = Vec::new();
+        match &self.loaded {
+            None => details.push("stopped".to_owned()),
+            Some(loaded) => {
+                details.extend(loaded.problems.iter().map(|(program, reason)| format!("{program}: {reason}")));
+            }
+        }
+        if self.shared.closed.load(Ordering::Acquire) {
+            details.push("nobody takes its events".to_owned());
+        }
+        let refused = self.shared.refused.load(Ordering::Relaxed);
+        if refused > 0 {
+            details.push(format!("{refused} records were refused: agent and probes do not fit each other"));
+        }
+        let whole = details.is_empty();
+        if self.shrunk {
+            details.push(format!("rings take {} KiB to fit the memory limit", self.rings.total() / 1024));
+        }
+        SensorState { name: NAME.into(), whole, detail: (!details.is_empty()).then(|| details.join("; ")) }
+    }
+
+    fn families(&self) -> Vec<FamilyState> {
+        Family::ALL.into_iter().map(|family| self.family(family)).collect()
+    }
+
+    fn stop(&mut self) {
+        // First the programs, so that the reader's last look finds everything.
+        self.loaded = None;
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some(reader) = self.reader.take() {
+            // A panic in the reader was printed already; there is nothing left to hold.
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for EbpfSensor {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,118 @@
+//! The thread that empties the rings.
+//!
+//! It wakes when a ring is an eighth full or after 10 ms, drains network and DNS before process
+//! records and sorts the batch by time: an exec that preceded a connect was committed before it,
+//! so it is in the same batch or an earlier one.
+
+use super::decode::decode;
+use crate::event::Event;
+use crate::sensor::Output;
+use crate::sensor::recent::RecentProcesses;
+use aya::maps::{MapData, RingBuf};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::TrySendError;
+use std::time::Duration;
+
+/// Longest that an event waits in a ring that is nearly empty.
+const TIMER_MS: u16 = 10;
+/// Records of one ring in one batch, so that one ring cannot keep the others waiting.
+const BATCH: usize = 8192;
+/// How often a full pipeline is tried again.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// The rings in the order in which they are drained.
+pub(super) struct Rings {
+    pub(super) network: RingBuf<MapData>,
+    pub(super) dns: RingBuf<MapData>,
+    pub(super) process: RingBuf<MapData>,
+}
+
+/// What the reader shares with the sensor.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) stop: AtomicBool,
+    /// The pipeline is gone: nobody takes events.
+    pub(super) closed: AtomicBool,
+    /// Records that could not be decoded.
+    pub(super) refused: AtomicU64,
+    /// Events handed on.
+    pub(super) delivered: AtomicU64,
+}
+
+/// Runs until it is told to stop; then empties the rings once more.
+pub(super) fn run(mut rings: Rings, output: &Output, shared: &Shared, recent: &Arc<RecentProcesses>) {
+    loop {
+        let stopping = shared.stop.load(Ordering::Acquire);
+        let mut events = Vec::new();
+        drain(&mut rings.network, &mut events, shared);
+        drain(&mut rings.dns, &mut events, shared);
+        drain(&mut rings.process, &mut events, shared);
+        if events.is_empty() {
+            if stopping {
+                return;
+            }
+            wait(&rings);
+            continue;
+        }
+        events.sort_by_key(|event| event.time);
+        recent.learn(&events);
+        if !hand_over(events, output, shared) {
+            return;
+        }
+    }
+}
+
+fn drain(ring: &mut RingBuf<MapData>, events: &mut Vec<Event>, shared: &Shared) {
+    for _ in 0..BATCH {
+        let Some(item) = ring.next() else { return };
+        match decode(&item) {
+            Ok(event) => events.push(event),
+            Err(error) => {
+                if shared.refused.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::error!(%error, "a record of the probes was refused");
+                }
+            }
+        }
+    }
+}
+
+fn wait(rings: &Rings) {
+    let descriptor =
+        |ring: &RingBuf<MapData>| libc::pollfd { fd: ring.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut descriptors = [descriptor(&rings.process), descriptor(&rings.network), descriptor(&rings.dns)];
+    // SAFETY: three descriptors in an array of three. An interrupted wait is an early one.
+    let _ = unsafe { libc::poll(descriptors.as_mut_ptr(), 3, i32::from(TIMER_MS)) };
+}
+
+/// Waits for the pipeline while it is full: meanwhile the rings fill, and the loss is counted there.
+fn hand_over(events: Vec<Event>, output: &Output, shared: &Shared) -> bool {
+    let count = events.len() as u64;
+    let mut batch = events;
+    loop {
+        match output.try_send(batch) {
+            Ok(()) => {
+                shared.delivered.fetch_add(count, Ordering::Relaxed);
+                return true;
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                shared.closed.store(true, Ordering::Release);
+                return false;
+            }
+            Err(TrySendError::Full(back)) => {
+                if shared.stop.load(Ordering::Acquire) {
+                    return false;
+                }
+                batch = back;
+                std::thread::sleep(RETRY);
+            }
+        }
+    }
+}
+
+/// Spawns a named thread.
+pub(super) fn spawn<F: FnOnce() + Send + 'static>(name: &str, body: F) -> io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body)
+}

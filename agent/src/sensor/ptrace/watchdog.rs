@@ -1,0 +1,266 @@
+//! The watchdog: a process that frees the application when the tracer hangs.
+//!
+//! ```text
+//!   agent process                          watchdog process (child of the agent)
+//!   tracer thread ── beats ──▶ memfd ──▶   every 10 ms: did it beat? could it have?
+//!        │ traces                            │ no beat, though it had 70 ms: SIGKILL
+//!        ▼                                   ▼
+//!   application ◀──────── freed by the kernel when the agent process ends
+//! ```
+//!
+//! Only the thread that traces can let go of a tracee, and a tracer that is stopped or loops for
+//! ever cannot be made to. What always works is to kill it: PTRACE_SEIZE without EXITKILL lets the
+//! kernel free every tracee, with its pending signal, when the tracer ends. So the watchdog kills
+//! the whole agent process, and the supervisor starts a new one.
+//!
+//! **When it kills.** The tracer's state is stopped (`T`, `t`) for [`STOPPED`]; or it has not
+//! beaten although it had [`CHANCE`] in which it ran or slept, and one of its tracees waits for it.
+//! Time in which the tracer was runnable but got no processor is no chance: a busy machine does
+//! not set the watchdog off. Nor does a pause of the whole machine: one sample counts for 20 ms at
+//! most.
+//!
+//! **Caveats.** A freezer (docker pause) that stops agent and watchdog together stops the tracees
+//! at their next event too.
+
+use super::sys::Tid;
+use crate::sensor::proc::{self, Stat, Status};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::uio::{pread, pwrite};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often the watchdog looks.
+const PERIOD: Duration = Duration::from_millis(10);
+/// A tracer that is stopped this long is killed.
+const STOPPED: Duration = Duration::from_millis(30);
+/// A tracer that ran or slept this long without a beat is killed. It beats every 10 ms.
+const CHANCE: Duration = Duration::from_millis(70);
+/// What one sample counts for at most: longer ones are pauses of the machine.
+const SAMPLE: Duration = Duration::from_millis(20);
+/// Clock ticks of `/proc` are 10 ms.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How to start the watchdog: a program that calls [`watchdog_main`]. The agent's process id is
+/// added as last argument.
+#[derive(Clone, Debug)]
+pub struct WatchdogCommand {
+    /// The agent's own binary.
+    pub program: PathBuf,
+    /// Its hidden subcommand.
+    pub arguments: Vec<OsString>,
+}
+
+/// Where the tracer says that it lives.
+pub struct Heartbeat {
+    memory: OwnedFd,
+    beats: u64,
+}
+
+impl Heartbeat {
+    /// A heartbeat that has not begun.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { memory: memfd_create("tasuki-heartbeat", MFdFlags::MFD_CLOEXEC)?, beats: 0 })
+    }
+
+    /// For another reader or writer of the same heartbeat.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { memory: self.memory.try_clone()?, beats: self.beats })
+    }
+
+    /// The calling thread is the tracer, and lives.
+    pub fn beat(&mut self, tracer: Tid) {
+        self.beats += 1;
+        let mut bytes = [0_u8; 16];
+        bytes[..8].copy_from_slice(&self.beats.to_ne_bytes());
+        bytes[8..].copy_from_slice(&u64::from(tracer).to_ne_bytes());
+        // A beat that cannot be written shows as a missing one.
+        let _ = pwrite(&self.memory, &bytes, 0);
+    }
+}
+
+/// A started watchdog; ends with it.
+pub struct Watchdog {
+    child: Child,
+}
+
+impl Watchdog {
+    /// Starts it for this process.
+    pub fn start(command: &WatchdogCommand, heartbeat: &Heartbeat) -> io::Result<Self> {
+        let child = Command::new(&command.program)
+            .args(&command.arguments)
+            .arg(std::process::id().to_string())
+            .stdin(Stdio::from(heartbeat.memory.try_clone()?))
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self { child })
+    }
+
+    /// Whether it still runs.
+    pub fn alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        // Both fail only where the child is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The watchdog process: standard input is the heartbeat, `agent` the process that it watches.
+/// Returns when that process has ended, by itself or by the watchdog.
+pub fn watchdog_main(agent: u32) -> io::Result<()> {
+    let pid = Pid::from_raw(agent as i32).ok_or(io::ErrorKind::InvalidInput)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    // The id may be another process's by now if the agent, our parent, is gone.
+    if rustix::process::getppid() != Some(pid) {
+        return Ok(());
+    }
+    // Being late is all that can go wrong here. Needs CAP_SYS_NICE, which a sidecar lacks.
+    let _ = rustix::process::setpriority_process(None, -20);
+    let heartbeat = io::stdin();
+    let mut judge = Judge::default();
+    loop {
+        let mut polled = [PollFd::new(&process, PollFlags::IN)];
+        let timeout = Timespec { tv_sec: 0, tv_nsec: PERIOD.as_nanos() as i64 };
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        let Some((beats, tracer)) = read_beat(heartbeat.as_fd()) else { continue };
+        let Ok(stat) = Stat::read_thread(agent, tracer) else { continue };
+        let sample = Sample { beats, state: stat.state, cpu: TICK * stat.cpu_ticks as u32 };
+        match judge.verdict(Instant::now(), sample) {
+            Verdict::Lives => {}
+            Verdict::Stopped => kill(&process, agent, "the tracer is stopped"),
+            Verdict::Hangs if waits_for(tracer) => kill(&process, agent, "the tracer hangs"),
+            Verdict::Hangs => {}
+        }
+    }
+}
+
+fn read_beat(memory: impl AsFd) -> Option<(u64, Tid)> {
+    let mut bytes = [0_u8; 16];
+    if pread(memory, &mut bytes, 0).ok()? != bytes.len() {
+        return None;
+    }
+    let (beats, tracer) = bytes.split_at(8);
+    Some((u64::from_ne_bytes(beats.try_into().ok()?), u64::from_ne_bytes(tracer.try_into().ok()?) as Tid))
+}
+
+fn kill(process: &OwnedFd, agent: u32, reason: &str) {
+    tracing::error!(agent, reason, "killing the agent so that the application goes on; it will be restarted");
+    // Fails only where the agent is gone, which the next poll shows.
+    let _ = pidfd_send_signal(process, Signal::KILL);
+}
+
+/// Whether a thread that `tracer` traces stands still or has ended unheard.
+fn waits_for(tracer: Tid) -> bool {
+    proc::processes().into_iter().any(|pid| {
+        proc::threads(pid).into_iter().any(|tid| {
+            Stat::read_thread(pid, tid).is_ok_and(|stat| matches!(stat.state, 't' | 'T' | 'Z'))
+                && Status::read(tid).is_ok_and(|status| status.tracer == tracer)
+        })
+    })
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    beats: u64,
+    state: char,
+    /// Processor time of the tracer so far.
+    cpu: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Lives,
+    Stopped,
+    Hangs,
+}
+
+/// Decides from samples.
+#[derive(Debug, Default)]
+struct Judge {
+    last: Option<(Instant, Sample)>,
+    stopped: Duration,
+    chance: Duration,
+}
+
+impl Judge {
+    fn verdict(&mut self, now: Instant, sample: Sample) -> Verdict {
+        let Some((then, last)) = self.last.replace((now, sample)) else { return Verdict::Lives };
+        let elapsed = now.duration_since(then).min(SAMPLE);
+        let stopped = |sample: &Sample| matches!(sample.state, 'T' | 't');
+        self.stopped = if stopped(&last) && stopped(&sample) { self.stopped + elapsed } else { Duration::ZERO };
+        if sample.beats != last.beats {
+            self.chance = Duration::ZERO;
+        } else if matches!((last.state, sample.state), ('S' | 'D', 'S' | 'D')) {
+            self.chance += elapsed;
+        } else {
+            self.chance += sample.cpu.saturating_sub(last.cpu);
+        }
+        if self.stopped >= STOPPED {
+            Verdict::Stopped
+        } else if self.chance >= CHANCE {
+            Verdict::Hangs
+        } else {
+            Verdict::Lives
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds a sample every 10 ms for `count` periods and gives the time of the first verdict that
+    /// is not `Lives`.
+    fn first(count: u32, sample: impl Fn(u32) -> Sample) -> Option<(Duration, Verdict)> {
+        let mut judge = Judge::default();
+        let start = Instant::now();
+        (0..count).find_map(|turn| match judge.verdict(start + PERIOD * turn, sample(turn)) {
+            Verdict::Lives => None,
+            verdict => Some((PERIOD * turn, verdict)),
+        })
+    }
+
+    #[test]
+    fn a_stopped_tracer_is_found_within_50_ms() {
+        let found =
+            first(100, |turn| Sample { beats: 1, state: if turn == 0 { 'S' } else { 'T' }, cpu: Duration::ZERO });
+        assert_eq!(found, Some((Duration::from_millis(40), Verdict::Stopped)));
+    }
+
+    #[test]
+    fn a_looping_and_a_sleeping_tracer_are_found_within_100_ms() {
+        let loops = first(100, |turn| Sample { beats: 1, state: 'R', cpu: TICK * turn });
+        assert_eq!(loops, Some((Duration::from_millis(70), Verdict::Hangs)));
+        let sleeps = first(100, |_| Sample { beats: 1, state: 'S', cpu: Duration::ZERO });
+        assert_eq!(sleeps, Some((Duration::from_millis(70), Verdict::Hangs)));
+    }
+
+    #[test]
+    fn a_starved_tracer_and_a_busy_one_live() {
+        assert_eq!(first(1000, |_| Sample { beats: 1, state: 'R', cpu: Duration::ZERO }), None);
+        assert_eq!(first(1000, |turn| Sample { beats: u64::from(turn / 5), state: 'R', cpu: TICK * turn }), None);
+    }
+
+    #[test]
+    fn a_pause_of_the_machine_is_no_hang() {
+        let mut judge = Judge::default();
+        let start = Instant::now();
+        let sample = Sample { beats: 1, state: 'S', cpu: Duration::ZERO };
+        judge.verdict(start, sample);
+        assert_eq!(judge.verdict(start + Duration::from_secs(60), sample), Verdict::Lives);
+    }
+}

@@ -1,0 +1,95 @@
+//! Choosing sensors: which the kernel and the capabilities allow, and why not a better one.
+//!
+//! Each sensor is started by one small function below; everything else knows only [`Sensor`].
+
+use super::{Output, Sensor, SensorError, replay::Replay};
+use std::path::PathBuf;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Choice {
+    /// The best that the kernel and the capabilities allow.
+    #[default]
+    Auto,
+    /// Kernel programs: nodes.
+    Ebpf,
+    /// Process tracing and packets: sidecars with SYS_PTRACE.
+    Ptrace,
+    /// Packets and sockets: any sidecar.
+    Network,
+    /// A recording.
+    Replay,
+}
+
+/// What sensors need to know.
+#[derive(Clone, Debug, Default)]
+pub struct SensorOptions {
+    /// The recording to play.
+    pub events: Option<PathBuf>,
+    /// Event families that the rules in force need; the others may be left out.
+    pub families: Vec<&'static str>,
+    /// Memory that rings may be sized by, MiB; absent means no limit is known.
+    pub memory_mib: Option<u64>,
+}
+
+/// The sensors that were started, the best one first.
+pub struct Started {
+    /// Running sensors.
+    pub sensors: Vec<Box<dyn Sensor>>,
+    /// Why not a better one, one line each.
+    pub notes: Vec<String>,
+}
+
+/// Starts what was asked for.
+///
+/// # Errors
+/// When the sensor that was asked for, or with `Auto` every sensor, cannot be started here.
+pub fn start(choice: Choice, options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
+    match choice {
+        Choice::Replay => {
+            let path = options.events.as_ref().ok_or_else(|| SensorError::Unavailable {
+                sensor: "replay",
+                reason: "no recording was named; add --events FILE".to_owned(),
+            })?;
+            let sensor: Box<dyn Sensor> = Box::new(Replay::start(path, output)?);
+            Ok(Started { sensors: vec![sensor], notes: Vec::new() })
+        }
+        Choice::Auto if options.events.is_some() => start(Choice::Replay, options, output),
+        Choice::Auto => {
+            // The order is by depth: Full, Process, Network.
+            let mut notes = Vec::new();
+            for next in [Choice::Ebpf, Choice::Ptrace, Choice::Network] {
+                match start(next, options, output.clone()) {
+                    Ok(started) => {
+                        notes.extend(started.notes);
+                        return Ok(Started { notes, ..started });
+                    }
+                    Err(error) => notes.push(error.to_string()),
+                }
+            }
+            Err(SensorError::Unavailable { sensor: "auto", reason: notes.join("; ") })
+        }
+        Choice::Ebpf => ebpf(options, output),
+        Choice::Ptrace => ptrace(options, output),
+        Choice::Network => network(options, output),
+    }
+}
+
+fn absent(sensor: &'static str) -> SensorError {
+    SensorError::Unavailable { sensor, reason: "this build does not have it".to_owned() }
+}
+
+/// eBPF with fanotify beside it: both give what the other cannot.
+fn ebpf(_options: &SensorOptions, _output: Output) -> Result<Started, SensorError> {
+    Err(absent("ebpf"))
+}
+
+/// ptrace, with packets and inotify beside it.
+fn ptrace(_options: &SensorOptions, _output: Output) -> Result<Started, SensorError> {
+    Err(absent("ptrace"))
+}
+
+/// Packets and sockets.
+fn network(_options: &SensorOptions, _output: Output) -> Result<Started, SensorError> {
+    Err(absent("network"))
+}

@@ -1,0 +1,251 @@
+//! The ptrace sensor.
+
+use crate::room::{Room, exists, is_traced, kill, state, until};
+use serde_json::Value;
+
+/// An application that forks, execs and writes on and on.
+const BUSY: &str = "while :; do echo x >> $FILE; /bin/true; done";
+
+fn busy(room: &Room) -> std::process::Child {
+    let child = room.sh(&BUSY.replace("$FILE", &room.path("progress")));
+    room.goes_on("progress");
+    child
+}
+
+fn is_exec(line: &Value, arguments: &[&str]) -> bool {
+    line["kind"] == "exec" && line["arguments"] == serde_json::json!(arguments)
+}
+
+#[test]
+fn every_exec_of_a_shell_loop_is_seen_with_arguments_and_lineage() {
+    let room = Room::new();
+    let mut shell = room.sh("read go; for i in $(seq 500); do /bin/echo number $i >/dev/null; done; touch $0.done");
+    let agent = room.agent("ptrace", &[]);
+    shell.stdin = None;
+    let is_echo = |line: &Value| line["kind"] == "exec" && line["arguments"][0] == "/bin/echo";
+    let execs = agent.wait_for_count("execs", 500, is_echo);
+    let exits = agent.wait_for_count("exits", 500, |line| line["kind"] == "exit");
+    assert!(exits.len() >= 500);
+    let numbers: std::collections::BTreeSet<_> = execs.iter().map(|line| line["arguments"][2].to_string()).collect();
+    assert_eq!(numbers.len(), 500);
+    let parents: std::collections::BTreeSet<_> = execs.iter().map(|line| line["parent"].as_u64().unwrap()).collect();
+    assert_eq!(parents.len(), 1, "all have the same shell as parent");
+    let parent = parents.first().unwrap();
+    for exec in &execs {
+        assert_eq!(exec["filename"], "/bin/echo");
+        let forks = agent.seen(|line| line["kind"] == "fork" && line["child"] == exec["pid"]);
+        assert_eq!(forks.len(), 1, "{exec}");
+        assert_eq!(forks[0]["pid"].as_u64().unwrap(), *parent);
+    }
+    shell.wait().unwrap();
+}
+
+#[test]
+fn the_application_survives_kill_9_of_the_tracer() {
+    let room = Room::new();
+    let mut app = busy(&room);
+    let mut agent = room.agent("ptrace", &[]);
+    agent.wait_for("an exec", |line| is_exec(line, &["/bin/true"]));
+    kill(agent.pid, "KILL");
+    agent.wait();
+    room.goes_on("progress");
+    assert_eq!(app.try_wait().unwrap(), None);
+    app.kill().unwrap();
+    app.wait().unwrap();
+}
+
+#[test]
+fn the_watchdog_frees_the_application_from_a_stopped_tracer() {
+    let room = Room::new();
+    let mut app = busy(&room);
+    let agent = room.agent("ptrace", &[]);
+    agent.wait_for("an exec", |line| is_exec(line, &["/bin/true"]));
+    kill(agent.pid, "STOP");
+    // Without the watchdog neither would ever come. (nsenter stops with its child and does not reap it.)
+    until("the end of the agent", || matches!(state(agent.pid), None | Some('Z')).then_some(()));
+    room.goes_on("progress");
+    assert_eq!(app.try_wait().unwrap(), None);
+    app.kill().unwrap();
+    app.wait().unwrap();
+}
+
+#[test]
+fn stop_lets_go_of_everything_and_the_application_goes_on() {
+    let room = Room::new();
+    let _app = busy(&room);
+    let mut sleeper = room.sh("echo $$ > $FILE.pid; exec sleep 1000".replace("$FILE", &room.path("sleeper")).as_str());
+    let inner = until("the sleeper", || std::fs::read_to_string(room.path("sleeper.pid")).ok()?.trim().parse().ok());
+    let sleeper_pid = room.outer(inner);
+    let mut agent = room.agent("ptrace", &[]);
+    until("the sleeper to be traced", || is_traced(sleeper_pid).then_some(()));
+    agent.tell("stop");
+    let stopped = agent.wait_for("stopped", |line| line["kind"] == "stopped");
+    assert_eq!(stopped["state"]["whole"], false);
+    assert!(!is_traced(sleeper_pid));
+    assert_eq!(state(sleeper_pid), Some('S'));
+    room.goes_on("progress");
+    kill(sleeper_pid, "TERM");
+    sleeper.wait().unwrap();
+}
+
+#[test]
+fn a_newcomer_that_no_tracee_forked_is_seen() {
+    let room = Room::new();
+    let agent = room.agent("ptrace", &[]);
+    let status = room.command("setsid").args(["sh", "-c", "sleep 0.3; /bin/echo from outside"]).status().unwrap();
+    assert!(status.success());
+    let exec = agent.wait_for("the exec", |line| is_exec(line, &["/bin/echo", "from", "outside"]));
+    assert!(exec["parent"].as_u64().unwrap() > 0);
+    agent.wait_for("the shell", |line| line["kind"] == "exec" && line["arguments"][0] == "sh");
+}
+
+#[test]
+fn job_control_works_under_tracing() {
+    let room = Room::new();
+    let file = room.path("progress");
+    let app = room.sh(&format!("echo $$ > {file}.pid; while :; do echo x >> {file}; done"));
+    let inner = until("the loop", || std::fs::read_to_string(format!("{file}.pid")).ok()?.trim().parse().ok());
+    let pid = room.outer(inner);
+    let agent = room.agent("ptrace", &[]);
+    until("tracing", || is_traced(pid).then_some(()));
+    for signal in ["STOP", "TSTP"] {
+        room.goes_on("progress");
+        kill(pid, signal);
+        let still = until("the stop", || {
+            let before = room.progress("progress");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            (room.progress("progress") == before).then_some(before)
+        });
+        assert_eq!(room.progress("progress"), still);
+        assert!(matches!(state(pid), Some('t' | 'T')));
+        kill(pid, "CONT");
+        room.goes_on("progress");
+    }
+    kill(pid, "STOP");
+    kill(pid, "KILL");
+    agent.wait_for("the exit", |line| line["kind"] == "exit" && line["pid"] == inner && line["code"] == 9);
+    drop(app);
+}
+
+#[test]
+fn set_user_id_is_honoured_and_told() {
+    let room = Room::new();
+    let copy = room.path("id");
+    std::fs::copy("/usr/bin/id", &copy).unwrap();
+    let chmod = |mode: &str, path: &str| {
+        assert!(std::process::Command::new("chmod").args([mode, path]).status().unwrap().success());
+    };
+    chmod("4755", &copy);
+    chmod("755", &room.directory.path().display().to_string());
+    let agent = room.agent("ptrace", &[]);
+    let out = room
+        .command("setpriv")
+        .args(["--reuid=65534", "--clear-groups", "sh", "-c", &format!("sleep 0.3; {copy} -u")])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "0\n");
+    let exec = agent.wait_for("the exec", |line| is_exec(line, &[&copy, "-u"]));
+    assert_eq!((exec["previous"].as_u64(), exec["euid"].as_u64()), (Some(65534), Some(0)));
+}
+
+#[test]
+fn a_shell_on_a_socket_and_a_program_in_memory_are_told_as_such() {
+    let room = Room::new();
+    let agent = room.agent("ptrace", &[]);
+    let script = r#"
+import os, socket, time
+time.sleep(0.3)
+listener = socket.create_server(("127.0.0.1", 4444))
+client = socket.create_connection(("127.0.0.1", 4444))
+if os.fork() == 0:
+    for fd in range(3): os.dup2(client.fileno(), fd)
+    os.execv("/bin/sh", ["sh", "-c", "exit 7"])
+os.wait()
+memory = os.memfd_create("payload")
+os.write(memory, open("/bin/true", "rb").read())
+if os.fork() == 0:
+    os.execve(memory, ["innocent"], {"LD_PRELOAD": "/nowhere.so"})
+os.wait()
+"#;
+    let status = room.command("python3").args(["-c", script]).status().unwrap();
+    assert!(status.success());
+    let shell = agent.wait_for("the shell", |line| is_exec(line, &["sh", "-c", "exit 7"]));
+    let socket = "Socket(Some(127.0.0.1:4444))";
+    assert_eq!(shell["stdio"], format!("[{socket}, {socket}, {socket}]"));
+    assert_eq!(shell["memfd"], false);
+    agent.wait_for("its exit", |line| line["kind"] == "exit" && line["pid"] == shell["pid"] && line["code"] == 7 << 8);
+    let memory = agent.wait_for("the program in memory", |line| is_exec(line, &["innocent"]));
+    assert_eq!(memory["memfd"], true);
+    assert!(memory["executable"].as_str().unwrap().starts_with("/memfd:payload"));
+    assert_eq!(memory["environment"], serde_json::json!([["LD_PRELOAD", "/nowhere.so"]]));
+}
+
+#[test]
+fn an_exec_and_a_fork_by_another_thread_are_seen() {
+    let room = Room::new();
+    let agent = room.agent("ptrace", &[]);
+    let script = r#"
+import os, threading, time
+time.sleep(0.3)
+def fork():
+    if os.fork() == 0: os.execv("/bin/true", ["forked-by-thread"])
+    os.wait()
+    os.execv("/bin/true", ["by-thread"])
+threading.Thread(target=fork).start()
+time.sleep(1000)
+"#;
+    let status = room.command("python3").args(["-c", script]).status().unwrap();
+    assert!(status.success());
+    let forked = agent.wait_for("the fork's exec", |line| is_exec(line, &["forked-by-thread"]));
+    let own = agent.wait_for("the thread's exec", |line| is_exec(line, &["by-thread"]));
+    assert_eq!(forked["parent"], own["pid"]);
+    agent.wait_for("the exit", |line| line["kind"] == "exit" && line["pid"] == own["pid"]);
+}
+
+#[test]
+fn a_script_is_told_with_its_interpreter() {
+    let room = Room::new();
+    let script = room.path("job.sh");
+    std::fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
+    assert!(std::process::Command::new("chmod").args(["755", &script]).status().unwrap().success());
+    let agent = room.agent("ptrace", &[]);
+    assert!(room.command("sh").args(["-c", &format!("sleep 0.3; {script} one; true")]).status().unwrap().success());
+    let exec = agent.wait_for("the script", |line| line["filename"] == script.as_str());
+    assert_eq!(exec["script"], script.as_str());
+    assert_eq!(exec["arguments"], serde_json::json!(["/bin/sh", script, "one"]));
+}
+
+#[test]
+fn a_process_that_another_one_traces_is_refused_and_counted() {
+    let room = Room::new();
+    let mut traced = room.command("strace").args(["-o", "/dev/null", "sleep", "1000"]).spawn().unwrap();
+    let file = format!("/proc/{0}/task/{0}/children", traced.id());
+    until("strace", || exists(&file).then_some(()));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut agent = room.agent("ptrace", &[]);
+    let answer = agent.families(|answer| answer["families"][0]["problem"].is_string());
+    assert_eq!(answer["families"][0]["problem"], "1 processes are traced by another process");
+    assert_eq!(answer["state"]["whole"], true);
+    traced.kill().unwrap();
+    traced.wait().unwrap();
+}
+
+#[test]
+fn a_process_that_stops_too_often_is_let_go_and_counted() {
+    let room = Room::new();
+    let mut agent = room.agent("ptrace", &[("TASUKI_LIMIT", "50")]);
+    let script = format!(
+        "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *a: None)\nout = open({:?}, 'a')\n\
+         while True:\n os.kill(os.getpid(), signal.SIGUSR1)\n out.write('x')\n out.flush()\n",
+        room.path("progress")
+    );
+    let mut app = room.command("python3").args(["-c", &script]).spawn().unwrap();
+    let answer = agent.families(|answer| {
+        answer["families"][0]["problem"].as_str().is_some_and(|problem| problem.contains("times a process was let go"))
+    });
+    let problem = answer["families"][0]["problem"].as_str().unwrap();
+    assert!(problem.contains("1 times new threads of a process were let go"), "{problem}");
+    room.goes_on("progress");
+    app.kill().unwrap();
+    app.wait().unwrap();
+}

@@ -1,0 +1,82 @@
+//! What the test binary does inside a room.
+
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::io::{BufRead, Write};
+use std::sync::mpsc::sync_channel;
+use tasuki_agent::event::{Event, EventKind};
+use tasuki_agent::sensor::Sensor;
+use tasuki_agent::sensor::ptrace::{Limits, PtraceConfig, PtraceSensor, WatchdogCommand, watchdog_main};
+
+/// Plays a role to its end.
+pub fn play(role: &str) {
+    match role {
+        "watchdog" => {
+            let agent = std::env::args().next_back().unwrap().parse().unwrap();
+            watchdog_main(agent).unwrap();
+        }
+        "ptrace" => agent(|output| Box::new(PtraceSensor::start(config(), output).unwrap())),
+        role => panic!("no role {role}"),
+    }
+}
+
+fn config() -> PtraceConfig {
+    let mut limits = Limits::default();
+    if let Ok(limit) = std::env::var("TASUKI_LIMIT") {
+        limits.signals_per_second = limit.parse().unwrap();
+        limits.threads_per_second = limit.parse().unwrap();
+    }
+    let exe = std::env::current_exe().unwrap();
+    let arguments = ["TASUKI_ROLE=watchdog".into(), exe.into_os_string()]
+        .into_iter()
+        .chain(["role", "--exact", "--nocapture"].map(OsString::from))
+        .collect();
+    PtraceConfig { watchdog: Some(WatchdogCommand { program: "/usr/bin/env".into(), arguments }), limits }
+}
+
+/// Prints each event as a line of JSON, and obeys `families` and `stop` on standard input.
+fn agent(start: impl FnOnce(tasuki_agent::sensor::Output) -> Box<dyn Sensor>) {
+    let (output, events) = sync_channel::<Vec<Event>>(1024);
+    let mut sensor = start(output);
+    say(&json!({"kind": "ready", "pid": std::process::id(), "whole": sensor.state().whole}));
+    let printer = std::thread::spawn(move || {
+        for event in events.into_iter().flatten() {
+            say(&line(&event));
+        }
+    });
+    for command in std::io::stdin().lock().lines() {
+        match command.unwrap().as_str() {
+            "families" => say(&json!({
+                "kind": "families", "state": sensor.state(), "families": sensor.families(),
+            })),
+            "stop" => {
+                sensor.stop();
+                say(&json!({"kind": "stopped", "state": sensor.state()}));
+            }
+            command => panic!("no command {command}"),
+        }
+    }
+    drop(sensor);
+    printer.join().unwrap();
+}
+
+fn say(line: &Value) {
+    // A new line first: libtest's own output may have left one unfinished.
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n{line}").unwrap();
+}
+
+fn line(event: &Event) -> Value {
+    let pid = event.process.map(|process| process.pid);
+    match &event.kind {
+        EventKind::Exec(exec) => json!({
+            "kind": "exec", "pid": pid, "parent": exec.parent.pid, "arguments": exec.arguments,
+            "filename": exec.filename, "executable": exec.executable, "script": exec.script, "cwd": exec.cwd,
+            "memfd": exec.memfd, "stdio": format!("{:?}", exec.stdio), "euid": exec.credentials.euid,
+            "previous": exec.previous_euid, "environment": exec.environment, "name": exec.name,
+        }),
+        EventKind::Fork { child } => json!({"kind": "fork", "pid": pid, "child": child.pid}),
+        EventKind::Exit { code } => json!({"kind": "exit", "pid": pid, "code": code}),
+        other => json!({"kind": "other", "pid": pid, "text": format!("{other:?}")}),
+    }
+}

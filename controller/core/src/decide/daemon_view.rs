@@ -1,0 +1,175 @@
+//! What a daemon's next step is decided on: its two services, and each node with its agents.
+
+use super::evidence::{agent_container, container_failure};
+use super::trace::Told;
+use super::view::{ClusterView, is_eligible};
+use crate::action::{Action, ActionKind, DAEMON_SERVICE, DAEMON_SERVICE_NEXT, EXTERNAL_DAEMON_SERVICE};
+use crate::action::{EXTERNAL_DAEMON_SERVICE_NEXT, HOLD, NEXT, OWNER_TAG};
+use crate::fleet::{Agent, LaunchType, Node, Service, Str, TaskState, TaskStatus};
+use jiff::Timestamp;
+use tasuki_api::desired::Gates;
+
+/// The daemon of one cluster and launch type.
+pub(super) struct Daemons<'a, 'c> {
+    pub cluster: &'c ClusterView<'a>,
+    pub launch: LaunchType,
+    /// Key in memory.
+    pub key: Str,
+    pub serving_name: &'static str,
+    pub next_name: &'static str,
+    pub serving: Option<&'a Service>,
+    pub next: Option<&'a Service>,
+    /// A service of that name exists and is not ours.
+    pub name_taken: bool,
+    pub nodes: Vec<NodeView<'a>>,
+}
+
+/// One node, in the order of ARNs.
+pub(super) struct NodeView<'a> {
+    pub node: &'a Node,
+    pub hold: bool,
+    pub next: bool,
+    /// A daemon can start there.
+    pub eligible: bool,
+    pub serving_agent: Placed<'a>,
+    pub next_agent: Placed<'a>,
+}
+
+/// A daemon's task on a node, and its agent.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Placed<'a> {
+    task: Option<&'a TaskState>,
+    agent: Option<&'a Agent>,
+    fresh: bool,
+}
+
+impl Placed<'_> {
+    /// It runs what its service should run, and a whole agent reports from it.
+    pub fn is_healthy(&self) -> bool {
+        self.fresh
+            && self.agent.is_some_and(Agent::is_whole)
+            && self.task.is_some_and(|t| t.task.status == TaskStatus::Running && !t.task.desired_stopped)
+    }
+    /// What ECS or the agent says is wrong, to be put behind a sentence.
+    pub fn trouble(&self) -> String {
+        let mut told = Told::default();
+        match (self.task, self.agent) {
+            (None, _) => ": ECS started no task there".to_owned(),
+            (Some(task), None) => {
+                agent_container(task).and_then(|c| container_failure(c, &mut told));
+                told.detail.map_or_else(|| format!(": its task is {:?}", task.task.status), |d| format!(": {d}"))
+            }
+            (Some(_), Some(agent)) if !agent.is_whole() => ": its sensor is not whole".to_owned(),
+            _ => String::new(),
+        }
+    }
+}
+
+impl<'a, 'c> Daemons<'a, 'c> {
+    pub fn new(cluster: &'c ClusterView<'a>, launch: LaunchType) -> Self {
+        let (serving_name, next_name, key) = match launch {
+            LaunchType::External => {
+                let key = format!("{}#external", cluster.arn).into();
+                (EXTERNAL_DAEMON_SERVICE, EXTERNAL_DAEMON_SERVICE_NEXT, key)
+            }
+            _ => (DAEMON_SERVICE, DAEMON_SERVICE_NEXT, cluster.arn.clone()),
+        };
+        let named = |name| cluster.state.service(name).filter(|s| s.active);
+        let ours = |name| named(name).filter(|s| s.daemon && s.tags.contains_key(OWNER_TAG));
+        let (serving, next) = (ours(serving_name), ours(next_name));
+        let mut daemons =
+            Self { cluster, launch, key, serving_name, next_name, serving, next, name_taken: false, nodes: Vec::new() };
+        daemons.name_taken = serving.is_none() && named(serving_name).is_some();
+        daemons.nodes = cluster
+            .state
+            .nodes
+            .values()
+            .map(|n| &n.value)
+            .filter(|n| n.launch == launch)
+            .map(|node| daemons.view(node))
+            .collect();
+        daemons
+    }
+
+    /// Nothing to look after.
+    pub fn is_idle(&self) -> bool {
+        self.nodes.is_empty() && self.serving.is_none() && self.next.is_none()
+    }
+
+    fn view(&self, node: &'a Node) -> NodeView<'a> {
+        NodeView {
+            node,
+            hold: node.attributes.contains_key(HOLD),
+            next: node.attributes.contains_key(NEXT),
+            eligible: is_eligible(node, self.launch),
+            serving_agent: self.placed(node, self.serving),
+            next_agent: self.placed(node, self.next),
+        }
+    }
+
+    fn placed(&self, node: &Node, service: Option<&Service>) -> Placed<'a> {
+        let Some(service) = service else { return Placed::default() };
+        let world = self.cluster.world;
+        let of_service =
+            |t: &&TaskState| t.task.service_name() == Some(&*service.name) && t.task.definition == service.definition;
+        let task = self.cluster.daemons_on(&node.arn).iter().copied().filter(of_service).max_by_key(|t| t.first_seen);
+        let agent = task.and_then(|t| world.fleet.agent_of_task(&t.task.arn));
+        Placed { task, agent, fresh: agent.is_some_and(|a| a.is_fresh(world.now)) }
+    }
+
+    pub fn action(&self, kind: ActionKind, monitor: &str, why: impl Into<String>) -> Action {
+        Action {
+            scope: self.cluster.cluster.scope.clone(),
+            cluster: self.cluster.arn.clone(),
+            monitor: monitor.into(),
+            why: why.into(),
+            kind,
+        }
+    }
+
+    /// The first gate that the moved nodes' agents do not hold. A gate on cost or loss is broken
+    /// only where the new agents are also worse than the old ones on the nodes that still have them.
+    pub fn gate_violation(&self, gates: &Gates, moved: &[&NodeView<'_>], now: Timestamp) -> Option<String> {
+        if moved.is_empty() {
+            return None;
+        }
+        let healthy = moved.iter().filter(|n| n.next_agent.is_healthy()).count();
+        // Rounded down: of a single agent no share may be missing.
+        let wanted = gates.healthy_agents.of(moved.len());
+        if healthy < wanted {
+            let silent = moved.iter().find(|n| !n.next_agent.is_healthy());
+            let name = silent.map_or("?", |n| super::evidence::id_of(&n.node.arn));
+            return Some(format!(
+                "{healthy} of {} new agents are healthy, {} are wanted ({name} is not)",
+                moved.len(),
+                gates.healthy_agents
+            ));
+        }
+        let new: Vec<&Agent> = moved.iter().filter_map(|n| n.next_agent.agent).filter(|a| a.is_fresh(now)).collect();
+        let old: Vec<&Agent> = self
+            .nodes
+            .iter()
+            .filter(|n| !n.next)
+            .filter_map(|n| n.serving_agent.agent)
+            .filter(|a| a.is_fresh(now))
+            .collect();
+        let mean = |agents: &[&Agent], of: fn(&Agent) -> f64| match agents.len() {
+            0 => None,
+            n => Some(agents.iter().map(|a| of(a)).sum::<f64>() / n as f64),
+        };
+        for (what, gate, of) in [
+            ("event loss", gates.event_loss, (|a: &Agent| a.loss) as fn(&Agent) -> f64),
+            ("CPU", gates.agent_cpu, |a: &Agent| a.cpu),
+        ] {
+            let (after, before) = (mean(&new, of)?, mean(&old, of));
+            if after > gate.as_fraction() && before.is_none_or(|b| after > b) {
+                let was = before.map_or_else(String::new, |b| format!(", {:.2}% before", b * 100.0));
+                return Some(format!("{what} of the new agents is {:.2}%, {gate} is allowed{was}", after * 100.0));
+            }
+        }
+        let restless = new.iter().find(|a| a.report.heartbeat.restarts > gates.restarts)?;
+        let heartbeat = &restless.report.heartbeat;
+        let why = heartbeat.last_exit.as_deref().map_or_else(String::new, |w| format!(" ({w})"));
+        Some(format!("a new agent restarted {} times, {} are allowed{why}", heartbeat.restarts, gates.restarts))
+    }
+}

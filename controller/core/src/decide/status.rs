@@ -1,0 +1,92 @@
+//! Rollouts as people see them.
+
+use super::Decider;
+use super::daemon_view::Daemons;
+use super::view::ClusterView;
+use crate::fleet::{Fleet, LaunchType, Str};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Where a rollout is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Nodes are being moved to the new agent.
+    RollingOut,
+    /// A wave is done; its gates are watched.
+    Soaking,
+    /// A gate failed: nodes go back to the old agent.
+    RollingBack,
+    /// All nodes have the new agent; the serving daemon takes over.
+    Finishing,
+}
+
+/// A rollout under way in one cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// Cluster ARN.
+    pub cluster: Str,
+    /// Version that comes.
+    pub version: Str,
+    /// Version that goes.
+    pub previous: Str,
+    /// Where it is.
+    pub phase: Phase,
+    /// Name of the wave.
+    pub wave: String,
+    /// Nodes that run the new agent and no other.
+    pub done: u64,
+    /// Nodes in all.
+    pub of: u64,
+    /// Since when the present step runs.
+    pub since: Timestamp,
+    /// Why it goes back.
+    pub why: Option<String>,
+}
+
+impl Decider {
+    /// Every rollout under way, by cluster.
+    pub fn rollouts(&self, fleet: &Fleet, now: Timestamp) -> Vec<RolloutStatus> {
+        let world = self.world(fleet, now);
+        let mut all = Vec::new();
+        for (key, rollout) in &self.memory().rollouts {
+            let (arn, launch) = match key.strip_suffix("#external") {
+                Some(arn) => (arn, LaunchType::External),
+                None => (&**key, LaunchType::Ec2),
+            };
+            let Some((arn, state)) = fleet.clusters().find(|(known, _)| ***known == *arn) else { continue };
+            let Some(cluster) = ClusterView::new(world, arn, state) else { continue };
+            let daemons = Daemons::new(&cluster, launch);
+            let monitor = world.desired.select_cluster(cluster.cluster, launch);
+            let wanted = monitor.and_then(|m| cluster.wanted(m));
+            let serving_mark =
+                daemons.serving.and_then(|s| fleet.definition(&s.definition)).and_then(|d| d.sidecar.as_ref());
+            let taken_over = serving_mark.is_some_and(|m| m.spec.as_ref() == wanted.as_ref().map(|w| &w.agent_print))
+                && !rollout.in_place;
+            let nodes = daemons.nodes.iter().filter(|n| n.eligible);
+            let done = nodes.clone().filter(|n| match (rollout.in_place, taken_over) {
+                (true, _) => n.serving_agent.is_healthy() && serving_mark.is_some_and(|m| m.version == rollout.version),
+                (_, true) => n.serving_agent.is_healthy() && !n.hold && !n.next,
+                (_, false) => n.hold && n.next,
+            });
+            let phase = match () {
+                () if rollout.rolling_back.is_some() => Phase::RollingBack,
+                () if taken_over => Phase::Finishing,
+                () if rollout.soaking_since.is_some() => Phase::Soaking,
+                () => Phase::RollingOut,
+            };
+            let waves = monitor.and_then(|m| world.desired.monitors.get(m)).map(|m| &m.spec.rollout.waves);
+            all.push(RolloutStatus {
+                cluster: arn.clone(),
+                version: rollout.version.clone(),
+                previous: rollout.previous.clone(),
+                phase,
+                wave: waves.and_then(|w| w.get(rollout.wave)).map(|w| w.name.clone()).unwrap_or_default(),
+                done: done.count() as u64,
+                of: nodes.count() as u64,
+                since: rollout.soaking_since.unwrap_or(rollout.step_since),
+                why: rollout.rolling_back.clone(),
+            });
+        }
+        all
+    }
+}

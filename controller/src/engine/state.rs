@@ -1,0 +1,68 @@
+//! The fleet and the verdicts on it, under one lock: the engine writes, the gateway's directory reads.
+
+use super::ended::EndedTasks;
+use crate::engine::Minutes;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tasuki_core::decide::{Decider, Decision};
+use tasuki_core::fleet::{Change, Fleet, Str};
+
+/// What the engine knows.
+#[derive(Debug)]
+pub struct Knowledge {
+    /// What there is.
+    pub fleet: Fleet,
+    /// Verdicts and memory.
+    pub decider: Decider,
+    /// Coverage over the last day.
+    pub minutes: Minutes,
+    /// Tasks that ended within the last hour.
+    pub ended: EndedTasks,
+    /// Per monitor: image digests that an agent may run (wanted now or before), the newest last.
+    pub approved: BTreeMap<Str, Vec<Str>>,
+}
+
+impl Knowledge {
+    /// Takes changes, in order, and judges what they touch.
+    pub fn take(&mut self, changes: impl IntoIterator<Item = Change>, now: Timestamp) -> Decision {
+        let mut applied = tasuki_core::fleet::Applied::default();
+        for change in changes {
+            applied.merge(self.fleet.apply(change, now));
+        }
+        for ended in &applied.ended {
+            self.ended.put((*ended.task).clone(), now);
+        }
+        if applied.is_empty() {
+            return Decision::default();
+        }
+        self.decider.decide(&self.fleet, &applied, now)
+    }
+
+    /// Judges everything: deadlines pass without any change.
+    pub fn tick(&mut self, now: Timestamp) -> Decision {
+        self.fleet.expire(now);
+        self.ended.expire(now);
+        self.decider.decide_all(&self.fleet, now)
+    }
+}
+
+/// [`Knowledge`] under its lock. A panic elsewhere cannot leave it half-written in a way that
+/// matters: the next sweep puts everything right.
+#[derive(Debug)]
+pub struct Shared(RwLock<Knowledge>);
+
+impl Shared {
+    /// Puts it under its lock.
+    pub fn new(knowledge: Knowledge) -> Self {
+        Self(RwLock::new(knowledge))
+    }
+    /// For reading.
+    pub fn read(&self) -> RwLockReadGuard<'_, Knowledge> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// For writing; the engine alone.
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Knowledge> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

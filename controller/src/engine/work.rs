@@ -1,0 +1,292 @@
+//! The loop itself.
+//!
+//! ```text
+//!  changes ─┐                                      ┌─▶ store (memory) ─▶ actions ─▶ execute ─┐
+//!  config ──┼─▶ apply ─▶ decide ─▶ verdicts ───────┤                                         │
+//!  clock ───┘      ▲                               └─▶ view (at most twice a second)         │
+//!                  └──────────── outcomes (what was done, as changes) ◀──────────────────────┘
+//! ```
+//!
+//! *Guarantees*: memory is stored before the actions that follow from it are taken; no two actions
+//! on one target at once; a failed one waits, longer each time; nothing is changed before every
+//! scope was read in full once, so that a half-known fleet never looks empty.
+
+use super::flight::Flights;
+use super::view::{self, Context};
+use super::{Request, Shared, View, plan};
+use crate::store::{FROZEN, Store};
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tasuki_core::action::Action;
+use tasuki_core::decide::Decision;
+use tasuki_core::desired::Desired;
+use tasuki_core::fleet::{Change, Str};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Deadlines and soaks are checked this often, and everything is judged anew.
+const TICK: Duration = Duration::from_secs(1);
+/// The shortest time between two views.
+const VIEW: Duration = Duration::from_millis(300);
+/// Changes that are applied under one lock.
+const BATCH: usize = 1024;
+
+/// What an action brought.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What is known now, fed back at once.
+    pub changes: Vec<Change>,
+    /// It should be tried again later.
+    pub failed: bool,
+}
+
+/// Carries out actions.
+pub trait Execute: Send + Sync + 'static {
+    /// Carries out one; `desired` names the desired state for the action log.
+    fn execute<'a>(&'a self, action: &'a Action, desired: &'a str) -> BoxFuture<'a, Outcome>;
+}
+
+/// What changes from outside: desired state, compiled, and what is shown beside it.
+#[derive(Clone)]
+pub struct Inputs {
+    /// Desired state.
+    pub desired: Arc<Desired>,
+    /// Scopes, problems, hash.
+    pub context: Context,
+    /// Every scope that is configured was read in full at least once.
+    pub ready: bool,
+}
+
+/// The loop's parts.
+pub struct Work {
+    /// Fleet and verdicts.
+    pub shared: Arc<Shared>,
+    /// Memory goes here.
+    pub store: Store,
+    /// Carries out actions.
+    pub executor: Arc<dyn Execute>,
+    /// Changes from observe, gateway and act.
+    pub changes: mpsc::Receiver<Change>,
+    /// Desired state and what is shown beside it.
+    pub inputs: watch::Receiver<Inputs>,
+    /// Questions and orders.
+    pub requests: mpsc::Receiver<Request>,
+    /// What is shown.
+    pub view: watch::Sender<Arc<View>>,
+    /// `tasuki freeze`; the assembly recompiles desired state when it changes.
+    pub freeze: watch::Sender<bool>,
+}
+
+struct Running {
+    work: Work,
+    flights: Flights,
+    landed: mpsc::UnboundedSender<(Str, Outcome)>,
+    dirty: bool,
+    shown: Instant,
+    view_cost: Duration,
+    uninstalling: Option<Uninstall>,
+}
+
+/// An uninstall under way.
+struct Uninstall {
+    answer: oneshot::Sender<Vec<String>>,
+    deadline: Instant,
+}
+
+impl Work {
+    /// Runs until the senders of changes are gone or `stop` says so.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let (landed, mut landings) = mpsc::unbounded_channel();
+        let mut running = Running {
+            work: self,
+            flights: Flights::default(),
+            landed,
+            dirty: true,
+            shown: Instant::now(),
+            view_cost: Duration::ZERO,
+            uninstalling: None,
+        };
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut show = tokio::time::interval(VIEW);
+        show.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        running.configure();
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                count = running.work.changes.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    running.take(batch.drain(..).collect()).await;
+                }
+                Some((target, outcome)) = landings.recv() => {
+                    running.flights.end(&target, outcome.failed, Timestamp::now());
+                    running.take(outcome.changes).await;
+                }
+                changed = running.work.inputs.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    running.configure();
+                    running.tick().await;
+                }
+                Some(request) = running.work.requests.recv() => running.answer(request).await,
+                _ = tick.tick() => running.tick().await,
+                _ = show.tick() => running.show(),
+            }
+        }
+    }
+}
+
+impl Running {
+    fn configure(&mut self) {
+        let inputs = self.work.inputs.borrow_and_update().clone();
+        self.work.shared.write().decider.set_desired(inputs.desired);
+        self.dirty = true;
+    }
+
+    async fn take(&mut self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        let decision = self.work.shared.write().take(changes, Timestamp::now());
+        self.dirty = true;
+        self.carry_out(decision).await;
+    }
+
+    async fn tick(&mut self) {
+        let now = Timestamp::now();
+        let (decision, minutes) = {
+            let mut known = self.work.shared.write();
+            let decision = known.tick(now);
+            let counts = known.decider.tally().counts(None);
+            let minutes = self.ready() && known.minutes.take(&counts, now);
+            (decision, minutes.then(|| serde_json::to_string(&known.minutes).unwrap_or_default()))
+        };
+        if let Some(text) = minutes
+            && let Err(error) = self.work.store.set_setting(super::MINUTES, &text).await
+        {
+            tracing::warn!(%error, "task-minutes were not kept");
+        }
+        self.flights.expire(now);
+        self.dirty = true;
+        self.carry_out(decision).await;
+        self.go_on_uninstalling().await;
+    }
+
+    fn ready(&self) -> bool {
+        self.work.inputs.borrow().ready
+    }
+
+    async fn carry_out(&mut self, decision: Decision) {
+        if decision.memory_changed {
+            let memory = self.work.shared.read().decider.memory().clone();
+            if let Err(error) = self.work.store.set_memory(&memory).await {
+                // What follows from it would be done twice after a crash: it waits for the store.
+                tracing::error!(%error, "actions wait until the store keeps what they rest on");
+                return;
+            }
+        }
+        if !self.ready() || self.uninstalling.is_some() {
+            return;
+        }
+        for action in decision.actions {
+            self.start(action);
+        }
+    }
+
+    fn start(&mut self, action: Action) {
+        let target = action.target().clone();
+        if !self.flights.begin(&target, Timestamp::now()) {
+            return;
+        }
+        let (executor, landed) = (self.work.executor.clone(), self.landed.clone());
+        let desired = self.work.inputs.borrow().context.desired.clone();
+        tokio::spawn(async move {
+            let outcome = executor.execute(&action, &desired).await;
+            // The loop is gone only while everything ends.
+            let _ = landed.send((target, outcome));
+        });
+    }
+
+    /// A new view, unless nothing changed; a large fleet's view costs more, so it comes less often:
+    /// at most a tenth of one core goes into it.
+    fn show(&mut self) {
+        if !self.dirty || !self.ready() || self.shown.elapsed() < self.view_cost * 10 {
+            return;
+        }
+        let began = Instant::now();
+        let context = self.work.inputs.borrow().context.clone();
+        let view = view::build(&self.work.shared.read(), &context, Timestamp::now());
+        self.work.view.send_replace(Arc::new(view));
+        (self.dirty, self.shown, self.view_cost) = (false, Instant::now(), began.elapsed());
+    }
+
+    async fn answer(&mut self, request: Request) {
+        let now = Timestamp::now();
+        match request {
+            // Whoever asked may have gone meanwhile: an unheard answer is no loss.
+            Request::Explain(text, answer) => {
+                let _ = answer.send(view::explain(&self.work.shared.read(), &text, now));
+            }
+            Request::Plan(answer) => {
+                let _ = answer.send(plan::plan(&self.work.shared.read(), now));
+            }
+            Request::Freeze(on, answer) => {
+                let kept = self.work.store.set_setting(FROZEN, if on { "true" } else { "false" }).await;
+                if let Err(error) = kept {
+                    tracing::error!(%error, on, "the freeze is in force but would not outlive a restart");
+                }
+                self.work.freeze.send_replace(on);
+                let _ = answer.send(());
+            }
+            Request::Retry(cluster, answer) => {
+                let forgotten = self.retry(&cluster);
+                self.flights.retry_all();
+                self.tick().await;
+                let _ = answer.send(forgotten);
+            }
+            Request::Uninstall(answer) => {
+                self.uninstalling = Some(Uninstall { answer, deadline: Instant::now() + super::UNINSTALL_LIMIT });
+                self.go_on_uninstalling().await;
+            }
+        }
+    }
+
+    fn retry(&mut self, cluster: &str) -> usize {
+        let mut known = self.work.shared.write();
+        let matches = |name: &str| name == cluster || name.rsplit('/').next() == Some(cluster);
+        let arns: Vec<Str> = known.fleet.clusters().map(|(arn, _)| arn.clone()).filter(|arn| matches(arn)).collect();
+        let memory = known.decider.memory();
+        let failed = memory.failed.keys().filter(|key| arns.iter().any(|arn| key.starts_with(&**arn))).cloned();
+        let services = memory.services.iter().filter(|(service, history)| {
+            let place = known.fleet.service(service).map(|service| service.cluster.clone());
+            history.rolled_back.is_some() && place.is_some_and(|place| arns.contains(&place))
+        });
+        let targets: Vec<Str> = failed.chain(services.map(|(service, _)| service.clone())).collect();
+        for target in &targets {
+            known.decider.retry(target);
+        }
+        targets.len()
+    }
+
+    /// One round of an uninstall: what is still there is asked for again until nothing is.
+    async fn go_on_uninstalling(&mut self) {
+        let Some(uninstall) = &self.uninstalling else { return };
+        let actions = tasuki_core::decide::uninstall(&self.work.shared.read().fleet);
+        let late = Instant::now() > uninstall.deadline;
+        if !late && (!actions.is_empty() || self.flights.busy() > 0) {
+            for action in actions {
+                self.start(action);
+            }
+            return;
+        }
+        let left = actions.iter().map(|action| format!("{}: {}", action.target(), action.why)).collect();
+        if let Some(uninstall) = self.uninstalling.take() {
+            let _ = uninstall.answer.send(left);
+        }
+    }
+}
