@@ -14,4 +14,5 @@ pub mod store;
 pub mod tally;
 #[cfg(test)]
 mod testing;
+pub mod text;
 pub mod web;

@@ -20,4 +20,5 @@ pub use kinds::{finding_schema, schema_of};
 pub use loader::{Loaded, Loader};
 pub use parse::{Parsed, parse};
 pub use problem::{Level, Problem};
+pub use shape::nearest;
 pub use yaml::{Path, Step};

@@ -3,6 +3,7 @@
 //!
 //! Nothing here decides anything, and no secret of a customer is ever stored.
 
+mod counts;
 mod deliveries;
 mod findings;
 mod journal;

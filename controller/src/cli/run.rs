@@ -1,0 +1,126 @@
+//! `tasuki run`: arguments of the controller.
+
+use super::exit::Exit;
+use super::terminal::complain;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Arguments of `tasuki run`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  tasuki run --config-dir config/ --gateway-url https://tasuki.example.internal:8443"
+)]
+pub struct RunArgs {
+    /// Directory of YAML files with the desired state; read again on each change
+    #[arg(long, env = "TASUKI_CONFIG_DIR")]
+    pub config_dir: Option<PathBuf>,
+    /// Look at the directory at least this often, for file systems that send no notices
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub config_poll: Duration,
+    /// Where the controller keeps its own files
+    #[arg(long, env = "TASUKI_STATE_DIR", default_value_os_t = default_state_dir())]
+    pub state_dir: PathBuf,
+    /// Database: sqlite:///path/file.db or postgres://… [default: tasuki.db in the state directory]
+    #[arg(long, env = "TASUKI_STORE")]
+    pub store: Option<String>,
+    /// Address of the JSON API, the metrics and the page
+    #[arg(long, env = "TASUKI_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Name by which a proxy reaches the page (may be given several times); loopback names always work
+    #[arg(long = "web-host", env = "TASUKI_WEB_HOST", value_delimiter = ',')]
+    pub web_hosts: Vec<String>,
+    /// Address that agents report to
+    #[arg(long, env = "TASUKI_GATEWAY_LISTEN", default_value = "0.0.0.0:8443")]
+    pub gateway_listen: SocketAddr,
+    /// How agents reach that address, as https://host:port
+    #[arg(long, env = "TASUKI_GATEWAY_URL")]
+    pub gateway_url: Option<String>,
+    /// Address of the AWS APIs, for tests against a local cloud
+    #[arg(long, env = "TASUKI_AWS_ENDPOINT", hide = true)]
+    pub aws_endpoint: Option<String>,
+    /// Form of the log on standard error
+    #[arg(long, env = "TASUKI_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// What is logged, such as info or tasuki=debug
+    #[arg(long, env = "TASUKI_LOG", default_value = "info")]
+    pub log: String,
+}
+
+impl RunArgs {
+    /// URL of the store.
+    pub fn store_url(&self) -> String {
+        self.store.clone().unwrap_or_else(|| format!("sqlite://{}", self.state_dir.join("tasuki.db").display()))
+    }
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<tasuki_api::desired::Duration>().map(|duration| duration.to_std()).map_err(|error| error.to_string())
+}
+
+/// Where the controller keeps its own files: what systemd gives, the system's place for root, the
+/// user's place for others.
+pub fn default_state_dir() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(given) = variable("TASUKI_STATE_DIR").or_else(|| variable("STATE_DIRECTORY")) {
+        return given;
+    }
+    match (variable("XDG_STATE_HOME"), variable("HOME")) {
+        (Some(state), _) => state.join("tasuki"),
+        (None, Some(home)) if home.as_os_str() != "/root" && home.as_os_str() != "/" => {
+            home.join(".local/state/tasuki")
+        }
+        _ => PathBuf::from("/var/lib/tasuki"),
+    }
+}
+
+/// The three lines that make the first run useful.
+pub const FIRST_LINES: &str = "\
+nothing to watch: no desired state is given. The smallest that is useful reports on every ECS task of one Region:
+
+  mkdir config && cat > config/tasuki.yaml <<'EOF'
+  {apiVersion: tasuki.dev/v1alpha1, kind: AwsScope, metadata: {name: here}, spec: {regions: [eu-west-1]}}
+  ---
+  {apiVersion: tasuki.dev/v1alpha1, kind: RuntimeMonitor, metadata: {name: all}, spec: {targets: {ecs: {}}}}
+  EOF
+  tasuki run --config-dir config/
+
+It changes nothing (mode: Observe). Then: `tasuki coverage`, `tasuki plan`.
+";
+
+/// Runs the controller until it is told to stop.
+pub async fn run(args: RunArgs) -> std::process::ExitCode {
+    if args.config_dir.is_none() {
+        complain(FIRST_LINES);
+        return Exit::Unknown.into();
+    }
+    log(&args);
+    match crate::engine::run(args).await {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("error: {}\n", crate::text::escape(&format!("{error:#}"))));
+            Exit::Unknown.into()
+        }
+    }
+}
+
+fn log(args: &RunArgs) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber is refused; that happens in tests only.
+    let _ = match args.log_format {
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
