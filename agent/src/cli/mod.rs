@@ -5,6 +5,7 @@ mod rules;
 mod run;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// What the agent's exit codes mean; docs/reference/cli.md has the same table.
@@ -48,6 +49,22 @@ enum Command {
     /// Look at rules and try them on recorded events.
     #[command(subcommand, after_help = rules::EXAMPLES)]
     Rules(rules::Rules),
+    /// Run the agent for ever: start it again when it ends, and exit 0 within 2 s of SIGTERM.
+    #[command(
+        name = SUPERVISE,
+        after_help = "Example (the entry point of the agent's container):\n  tasuki-agent supervise run\n\nWithout arguments it runs `tasuki-agent run`."
+    )]
+    Supervise {
+        /// What the agent is started with.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Free traced processes when the tracer hangs.
+    #[command(name = WATCHDOG, hide = true, after_help = "Example (by the agent itself): tasuki-agent watchdog 7")]
+    Watchdog {
+        /// The agent's process id.
+        agent: u32,
+    },
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  tasuki-agent completions bash > /etc/bash_completion.d/tasuki-agent")]
     Completions {
@@ -56,6 +73,11 @@ enum Command {
     },
 }
 
+/// Hidden subcommand: the tracer's watchdog, with the agent's process id after it.
+pub const WATCHDOG: &str = "watchdog";
+/// Entry point of the agent's container: the supervisor.
+const SUPERVISE: &str = "supervise";
+
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -63,6 +85,8 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.main(),
         Command::Doctor(doctor) => doctor.main(),
         Command::Rules(rules) => rules.main(),
+        Command::Supervise { arguments } => supervise(&arguments),
+        Command::Watchdog { agent } => crate::sensor::ptrace::watchdog_main(agent).map(|()| Exit::Good).map_err(Into::into),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tasuki-agent", &mut std::io::stdout());
             Ok(Exit::Good)
@@ -75,6 +99,17 @@ pub fn main() -> ExitCode {
             ExitCode::from(Exit::Failed as u8)
         }
     }
+}
+
+fn supervise(arguments: &[OsString]) -> anyhow::Result<Exit> {
+    run::logging();
+    let default = [OsString::from("run")];
+    let arguments = if arguments.is_empty() { &default[..] } else { arguments };
+    if let Err(error) = crate::supervisor::run(arguments) {
+        // A task must not fail because its agent cannot be supervised.
+        tracing::error!(%error, "the agent is not supervised");
+    }
+    Ok(Exit::Good)
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ impl Class {
             EventKind::Dns(_) => Some(Self::Dns),
             EventKind::File(_) => Some(Self::File),
             EventKind::Credentials { .. } => Some(Self::Credentials),
-            EventKind::Fork { .. } | EventKind::Exit { .. } => None,
+            EventKind::Existing(_) | EventKind::Fork { .. } | EventKind::Exit { .. } => None,
         }
     }
 }

@@ -49,7 +49,7 @@ pub fn facts<'a>(
             dns(&mut facts, indicators, packet.answer, subject);
         }
         EventKind::File(file) => self::file(&mut facts, file, subject),
-        EventKind::Fork { .. } | EventKind::Exit { .. } => {}
+        EventKind::Existing(_) | EventKind::Fork { .. } | EventKind::Exit { .. } => {}
     }
     facts
 }

@@ -155,7 +155,11 @@ impl World {
                 None
             }
             (EventKind::Exec(exec), Some(key)) => Some(self.exec(event, key, exec)),
-            (EventKind::Fork { .. } | EventKind::Exit { .. } | EventKind::Exec(_), None) => None,
+            (EventKind::Existing(exec), Some(key)) => {
+                self.table.insert(key, Entry::from_exec(exec, event.cgroup, false));
+                None
+            }
+            (EventKind::Fork { .. } | EventKind::Exit { .. } | EventKind::Exec(_) | EventKind::Existing(_), None) => None,
             (EventKind::Listen { .. }, key) => {
                 if let Some(entry) = key.and_then(|key| self.table.get_mut(key)) {
                     entry.listening = true;
@@ -204,7 +208,7 @@ impl World {
             subject.write = self.containers.written(container, path, exec.file.as_ref());
             let own = subject.write.as_ref().is_some_and(|write| !write.package_manager);
             if own {
-                self.table.insert(key, Entry::from_exec(exec, event.cgroup, true));
+                self.table.insert(key, Entry::from_exec(exec, event.cgroup, false));
                 subject.entry = self.table.get(key).cloned();
             }
         }

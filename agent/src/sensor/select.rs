@@ -3,7 +3,7 @@
 //! Each sensor is started by one small function below; everything else knows only [`Sensor`].
 
 use super::ebpf::{self, EbpfSensor};
-use super::ptrace::{PtraceConfig, PtraceSensor};
+use super::ptrace::{PtraceConfig, PtraceSensor, WatchdogCommand};
 use super::{Output, Sensor, SensorError, replay::Replay};
 use std::path::PathBuf;
 
@@ -97,4 +97,11 @@ fn ptrace(_options: &SensorOptions, output: Output) -> Result<Started, SensorErr
 /// Packets and sockets.
 fn network(_options: &SensorOptions, _output: Output) -> Result<Started, SensorError> {
     Err(absent("network"))
+}
+
+/// This program, as its own watchdog.
+fn watchdog() -> Result<WatchdogCommand, SensorError> {
+    let system = |source| SensorError::System { sensor: "ptrace", what: "finding the agent's own program".to_owned(), source };
+    let program = std::env::current_exe().map_err(system)?;
+    Ok(WatchdogCommand { program, arguments: vec![crate::cli::WATCHDOG.into()] })
 }

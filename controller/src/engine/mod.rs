@@ -8,6 +8,7 @@ mod ended;
 mod flight;
 mod gather;
 mod handle;
+mod inputs;
 mod minutes;
 mod plan;
 mod run;

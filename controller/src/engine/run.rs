@@ -1,38 +1,100 @@
 //! Starts everything and waits until it is told to stop.
 
-use super::{Engine, View};
+use super::inputs::{APPROVED_SETTING, Source};
+use super::view::Context as ViewContext;
+use super::{Engine, Execute, FleetDirectory, Inputs, Knowledge, MINUTES, Minutes, Outcome, Shared, View, Work};
+use crate::act::{Executor, Verdict};
 use crate::cli::RunArgs;
+use crate::gateway::{self, Gateway, Parts, PolicyStore, StsEndpoint};
+use crate::http::Http;
+use crate::observe::Observer;
+use crate::scope::{self, Scopes};
+use crate::store::{FROZEN, Store};
 use crate::web::{AdminToken, Metrics, Web};
 use anyhow::Context;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
+use tasuki_core::action::{Action, GatewaySpec};
+use tasuki_core::decide::Decider;
+use tasuki_core::desired::Desired;
+use tasuki_core::fleet::Fleet;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+/// Changes that wait for the engine; observe and gateway wait when there are more.
+const CHANGES: usize = 4096;
+/// How long agents' requests under way may take at the end.
+const GRACE: Duration = Duration::from_secs(3);
+
+impl Execute for Executor {
+    fn execute<'a>(&'a self, action: &'a Action, desired: &'a str) -> BoxFuture<'a, Outcome> {
+        async move {
+            let done = Executor::execute(self, action, desired).await;
+            Outcome { failed: matches!(done.verdict, Verdict::Failed(_) | Verdict::Blocked(_)), changes: done.changes }
+        }
+        .boxed()
+    }
+}
 
 /// Runs the controller.
 ///
 /// # Errors
-/// Where it cannot start: the state directory, the store or the address cannot be used.
+/// Where it cannot start: the state directory, the store or an address cannot be used.
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let dir = args.config_dir.clone().context("no desired state: name a directory with --config-dir")?;
-    let state = args.state_dir.display().to_string();
-    let token =
-        AdminToken::make(&args.state_dir).with_context(|| format!("cannot write to the state directory {state}"))?;
-    let store = crate::store::Store::open(&args.store_url()).await.context("cannot open the store")?;
-    let (desired, _following) = crate::desired::follow(dir, args.config_poll).await;
-    for problem in &desired.borrow().problems {
-        tracing::warn!(
-            file = problem.file,
-            line = problem.line,
-            subject = problem.subject,
-            message = problem.message,
-            "problem in the desired state"
-        );
-    }
-    let (_view, view) = watch::channel(Arc::new(View { desired: desired.borrow().hash.clone(), ..View::default() }));
+    let directory = args.config_dir.clone().context("no desired state: name a directory with --config-dir")?;
+    let token = AdminToken::make(&args.state_dir)
+        .with_context(|| format!("cannot write to the state directory {}", args.state_dir.display()))?;
+    let store = Store::open(&args.store_url()).await.context("cannot open the store")?;
+    let (desired, _following) = crate::desired::follow(directory, args.config_poll).await;
+    let frozen = store.setting(FROZEN).await?.as_deref() == Some("true");
+    let shared = Arc::new(Shared::new(remembered(&store).await?));
+    let (changes, changed) = mpsc::channel(CHANGES);
+    let scopes = Arc::new(Scopes::new(scope::base().await));
+    let acting = Executor::new(scopes.clone(), store.clone());
+    let executor: Arc<dyn Execute> = Arc::new(acting.clone());
+    let policies = Arc::new(PolicyStore::open(store.clone()).await.context("the policy key cannot be kept")?);
+
+    let fleet_directory = FleetDirectory::new(shared.clone(), scopes.clone(), executor.clone(), changes.clone());
+    let parts = Parts {
+        store: store.clone(),
+        directory: Arc::new(fleet_directory),
+        policies: policies.clone(),
+        changes: changes.clone(),
+        http: Http::new(None).context("the HTTP client cannot be made")?,
+    };
+    let gateway = Arc::new(Gateway::start(gateway_config(&args)?, parts).await.context("the gateway cannot start")?);
+    let gateway_spec = GatewaySpec {
+        url: gateway_url(&args, gateway.address()).into(),
+        ca: gateway.authority().unwrap_or_default().into(),
+        policy_key: policies.public_key().into(),
+    };
+
     let (requests, asked) = mpsc::channel(64);
-    // Nobody answers yet: questions are refused at once.
-    drop(asked);
+    let (view_sender, view) = watch::channel(Arc::new(View::default()));
+    let (freeze, freezes) = watch::channel(frozen);
+    let nothing = Inputs { desired: Arc::new(Desired::default()), context: ViewContext::default(), ready: false };
+    let (inputs_sender, inputs) = watch::channel(nothing);
+    let observer = Observer::new(scopes.clone(), changes);
+    let source = Source {
+        desired: desired.clone(),
+        frozen: freezes,
+        scopes,
+        observer,
+        executor: acting,
+        resolved: false,
+        policies,
+        gateway: gateway.clone(),
+        gateway_spec,
+        shared: shared.clone(),
+        store: store.clone(),
+        inputs: inputs_sender,
+    };
+    let work = Work { shared, store: store.clone(), executor, changes: changed, inputs, requests: asked, view: view_sender, freeze };
 
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await
@@ -50,11 +112,65 @@ pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     tracing::info!(address = %listen, "the page and the API are served");
     let serving = tokio::spawn(crate::web::serve(listener, Arc::new(web), stop.clone().cancelled_owned()));
+    let following = tokio::spawn(source.run());
+    let (ending, ended) = watch::channel(false);
+    let working = tokio::spawn(work.run(ended));
+
     stopped().await?;
     tracing::info!("stopping");
     stop.cancel();
+    ending.send_replace(true);
+    working.await.context("the engine broke")?;
+    following.await.context("following the desired state broke")?;
+    if let Ok(gateway) = Arc::try_unwrap(gateway) {
+        gateway.stop(GRACE).await;
+    }
     serving.await.context("the web server broke")?.context("the web server failed")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an earlier run left in the store.
+async fn remembered(store: &Store) -> anyhow::Result<Knowledge> {
+    let memory = store.memory().await.context("what was decided before cannot be read")?;
+    let minutes: Option<Minutes> = store.setting(MINUTES).await?.and_then(|text| serde_json::from_str(&text).ok());
+    let approved = store.setting(APPROVED_SETTING).await?.and_then(|text| serde_json::from_str(&text).ok());
+    Ok(Knowledge {
+        fleet: Fleet::new(Timestamp::now()),
+        decider: Decider::new(Arc::new(Desired::default()), memory),
+        minutes: minutes.unwrap_or_default(),
+        ended: Default::default(),
+        approved: approved.unwrap_or_default(),
+    })
+}
+
+fn gateway_config(args: &RunArgs) -> anyhow::Result<gateway::Config> {
+    let url = args.gateway_url.as_deref().map(url::Url::parse).transpose().context("--gateway-url is no URL")?;
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    names.extend(url.as_ref().and_then(url::Url::host_str).map(str::to_owned));
+    if !args.gateway_listen.ip().is_unspecified() {
+        names.push(args.gateway_listen.ip().to_string());
+    }
+    names.sort();
+    names.dedup();
+    let mut config = gateway::Config::new(args.gateway_listen, names);
+    if let Some(endpoint) = &args.aws_endpoint {
+        config.sts = StsEndpoint::Override(endpoint.parse().context("--aws-endpoint is no URL")?);
+    }
+    Ok(config)
+}
+
+/// The address that agents are given.
+fn gateway_url(args: &RunArgs, listens: SocketAddr) -> String {
+    args.gateway_url.clone().unwrap_or_else(|| {
+        let address = match listens.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
+            IpAddr::V6(ip) if ip.is_unspecified() => "[::1]".to_owned(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+            IpAddr::V4(ip) => ip.to_string(),
+        };
+        tracing::warn!(address, "no --gateway-url: agents on other machines cannot reach the gateway");
+        format!("https://{address}:{}", listens.port())
+    })
 }
 
 /// Waits for SIGTERM or Ctrl-C.

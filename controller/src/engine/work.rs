@@ -115,7 +115,7 @@ impl Work {
         running.configure();
         loop {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = told_to_stop(&mut stop) => return,
                 count = running.work.changes.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         return;
@@ -139,6 +139,13 @@ impl Work {
             }
         }
     }
+}
+
+/// Returns once the loop is to stop. The borrow of the channel does not outlive this function, so
+/// that the loop's future stays `Send`.
+async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    // An error means that the program itself is going down.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 impl Running {
