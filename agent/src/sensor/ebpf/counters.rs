@@ -1,6 +1,6 @@
 //! Reads the programs' per-CPU counters and sums them.
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{MapData, MapError, PerCpuArray};
 use tasuki_api::agent::Counters;
 use tasuki_probe_abi::{Family, FamilyCounters, Filter};
 
@@ -31,15 +31,17 @@ impl Filtered {
 }
 
 impl CounterMap {
-    pub(super) fn new(map: aya::maps::Map) -> Result<Self, aya::maps::MapError> {
+    pub(super) fn new(map: aya::maps::Map) -> Result<Self, MapError> {
         PerCpuArray::try_from(map).map(Self)
     }
 
     /// Sums over all CPUs. Not a snapshot: events go on while it reads.
-    pub(super) fn read(&self, family: Family) -> (Counters, Filtered) {
+    ///
+    /// # Errors
+    /// Where the kernel does not give the map's values: then nothing is known, least of all zeros.
+    pub(super) fn read(&self, family: Family) -> Result<(Counters, Filtered), MapError> {
         let (mut out, mut filtered) = (Counters::default(), Filtered::default());
-        // Cannot fail for an index that the map has; without it the family shows zeros.
-        let Ok(values) = self.0.get(&(family as u32), 0) else { return (out, filtered) };
+        let values = self.0.get(&(family as u32), 0)?;
         for Plain(one) in values.iter() {
             out.seen += one.seen;
             out.submitted += one.submitted;
@@ -51,6 +53,6 @@ impl CounterMap {
             }
         }
         out.filtered = filtered.total();
-        (out, filtered)
+        Ok((out, filtered))
     }
 }

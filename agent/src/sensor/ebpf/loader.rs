@@ -131,22 +131,38 @@ fn attach(
     let root = || root.map_err(|error| format!("there is no cgroup version 2 root to attach to: {error}"));
     match (program, hook) {
         (Program::BtfTracePoint(program), Hook::Tracepoint(tracepoint)) => {
-            program.load(tracepoint, btf).map_err(|error| reason(&error))?;
+            patiently(|| program.load(tracepoint, btf)).map_err(|error| reason(&error))?;
             program.attach().map_err(|error| reason(&error))?;
         }
         (Program::CgroupSockAddr(program), Hook::Cgroup(_)) => {
-            program.load().map_err(|error| reason(&error))?;
+            patiently(|| program.load()).map_err(|error| reason(&error))?;
             program.attach(root()?, CgroupAttachMode::Single).map_err(|error| reason(&error))?;
         }
         (Program::CgroupSkb(program), Hook::Cgroup(which)) => {
             use aya::programs::CgroupSkbAttachType::{Egress, Ingress};
             let direction = if which == "skb/egress" { Egress } else { Ingress };
-            program.load().map_err(|error| reason(&error))?;
+            patiently(|| program.load()).map_err(|error| reason(&error))?;
             program.attach(root()?, direction, CgroupAttachMode::Single).map_err(|error| reason(&error))?;
         }
         _ => return Err(format!("the object's program {name} is of another kind")),
     }
     Ok(())
+}
+
+/// The verifier gives up with EAGAIN where any signal is pending for the thread (do_check() in
+/// kernel/bpf/verifier.c); the same program is taken a moment later.
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: usize = 5;
+    let mut result = load();
+    for _ in 1..ATTEMPTS {
+        match &result {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == std::io::ErrorKind::WouldBlock => {
+                result = load();
+            }
+            _ => break,
+        }
+    }
+    result
 }
 
 /// The refusal, with the last words of the verifier where it spoke.

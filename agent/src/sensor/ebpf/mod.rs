@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tasuki_api::agent::{FamilyState, SensorState};
+use tasuki_api::agent::{Counters, FamilyState, SensorState};
 use tasuki_api::coverage::Depth;
 use tasuki_probe_abi::{Family, Settings};
 
@@ -134,9 +134,13 @@ impl EbpfSensor {
         &self.hierarchy
     }
 
-    /// What the in-kernel filters dropped, by family and filter name.
+    /// What the in-kernel filters dropped, by family and filter name; zeros for a family whose
+    /// counters cannot be read, which [`Sensor::families`] tells.
     pub fn filtered(&self) -> Vec<(&'static str, Filtered)> {
-        Family::ALL.into_iter().map(|family| (family.name(), self.counters.read(family).1)).collect()
+        Family::ALL
+            .into_iter()
+            .map(|family| (family.name(), self.counters.read(family).unwrap_or_default().1))
+            .collect()
     }
 
     /// The programs that give a family, and how that is written for people.
@@ -156,19 +160,23 @@ impl EbpfSensor {
 
     fn family(&self, family: Family) -> FamilyState {
         let (programs, hook) = self.hooks(family);
-        let reasons: Vec<_> = match &self.loaded {
+        let mut reasons: Vec<_> = match &self.loaded {
             None => vec!["the sensor was stopped".to_owned()],
             Some(loaded) => programs
                 .iter()
                 .filter_map(|name| loaded.problem(name).map(|reason| format!("{name}: {reason}")))
                 .collect(),
         };
+        let counters = self.counters.read(family).map(|(counters, _)| counters).unwrap_or_else(|error| {
+            reasons.push(format!("its counters cannot be read: {error}"));
+            Counters::default()
+        });
         FamilyState {
             name: family.name().into(),
             hook: hook.into(),
             tier: Some(0),
             problem: (!reasons.is_empty()).then(|| reasons.join("; ")),
-            counters: self.counters.read(family).0,
+            counters,
         }
     }
 }

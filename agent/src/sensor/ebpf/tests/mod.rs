@@ -1,6 +1,5 @@
 //! The real programs on the real kernel. Needs root and BTF.
 
-mod loss;
 mod network;
 mod process;
 
@@ -10,7 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
-use tasuki_api::agent::Counters;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -54,14 +52,6 @@ impl Running {
             _ => None,
         })
     }
-
-    fn counters(&self, name: &str) -> Counters {
-        self.sensor.families().into_iter().find(|family| family.name == name).unwrap().counters
-    }
-}
-
-fn balanced(counters: &Counters) -> bool {
-    counters.seen == counters.submitted + counters.filtered + counters.ring_full + counters.oversize + counters.map_full
 }
 
 /// A program with a name of its own.
