@@ -126,8 +126,13 @@ impl Tracer {
         self.heartbeat.beat(self.thread);
         match self.newcomers.look(now) {
             Look::Everywhere => self.scan(true),
-            Look::At(ids) => {
-                for tid in ids {
+            Look::At { new, again } => {
+                for tid in again {
+                    if self.table.thread(tid).is_none() {
+                        self.meet(tid, true);
+                    }
+                }
+                for tid in new {
                     if self.table.thread(tid).is_none() && !self.meet(tid, true) {
                         self.newcomers.look_again(tid);
                     }
