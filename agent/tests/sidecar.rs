@@ -4,6 +4,9 @@
 //! application in it, so nothing outside is traced. Needs root. The agent's roles are this same
 //! binary, started anew: see [`role`].
 
+// Helpers of tests: the lint knows only the bodies of #[test] functions as such.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[path = "sidecar/inotify.rs"]
 mod inotify;
 #[path = "sidecar/network.rs"]

@@ -92,7 +92,7 @@ impl Outbox {
         }
         family.submitted.fetch_add(1, Ordering::Relaxed);
         self.waiting.push(event);
-        if self.waiting.len() % Self::BATCH == 0 {
+        if self.waiting.len().is_multiple_of(Self::BATCH) {
             self.flush();
         }
     }

@@ -104,7 +104,7 @@ impl Status {
                     status.credentials.euid = numbers.next().unwrap_or(0);
                 }
                 "Gid" => status.credentials.gid = numbers.next().unwrap_or(0),
-                "NSpid" => status.namespace_pid = numbers.last().unwrap_or(0),
+                "NSpid" => status.namespace_pid = numbers.next_back().unwrap_or(0),
                 "CapEff" => status.credentials.capabilities = u64::from_str_radix(value.trim(), 16).unwrap_or(0),
                 _ => {}
             }

@@ -35,6 +35,9 @@ fn config() -> PtraceConfig {
         limits.signals_per_second = limit.parse().unwrap();
         limits.threads_per_second = limit.parse().unwrap();
     }
+    if let Ok(threads) = std::env::var("TASUKI_THREADS") {
+        limits.threads = threads.parse().unwrap();
+    }
     let exe = std::env::current_exe().unwrap();
     let arguments = ["TASUKI_ROLE=watchdog".into(), exe.into_os_string()]
         .into_iter()

@@ -226,6 +226,18 @@ fn variables(bytes: &[u8]) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
+    /// Reads a child; the parent goes on a moment before the kernel has laid out the child's stack,
+    /// at an exec stop it has.
+    fn read_started(pid: u32) -> Reading {
+        loop {
+            let reading = read(pid).unwrap();
+            if !reading.exec.arguments.is_empty() {
+                return reading;
+            }
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn a_process_is_read_as_it_was_started() {
         let mut child = std::process::Command::new("/bin/sh")
@@ -235,7 +247,7 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let reading = read(child.id()).unwrap();
+        let reading = read_started(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(reading.parent, std::process::id());
@@ -256,7 +268,7 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let reading = read(child.id()).unwrap();
+        let reading = read_started(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(reading.exec.truncated);

@@ -20,8 +20,8 @@ const RECONCILE: Duration = Duration::from_secs(2);
 /// Where to look now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Look {
-    /// At these ids.
-    At(Vec<Tid>),
+    /// At these ids: given since the last call, and those to be looked at a second time.
+    At { new: Vec<Tid>, again: Vec<Tid> },
     /// At everything in `/proc`.
     Everywhere,
 }
@@ -68,18 +68,18 @@ impl Newcomers {
         let last = self.last_pid();
         let pause = if last.is_some() { RECONCILE } else { BLIND_SCAN };
         let from = std::mem::replace(&mut self.last, last.unwrap_or(0));
-        let look = between(from, self.last);
-        if look == Look::Everywhere || now.duration_since(self.scanned) >= pause {
-            self.scanned = now;
-            self.again.clear();
-            return Look::Everywhere;
+        let again = std::mem::take(&mut self.again);
+        match between(from, self.last) {
+            Some(new) if now.duration_since(self.scanned) < pause => Look::At { new, again },
+            _ => {
+                self.scanned = now;
+                Look::Everywhere
+            }
         }
-        let Look::At(mut ids) = look else { return Look::Everywhere };
-        ids.append(&mut self.again);
-        Look::At(ids)
     }
 
-    /// An id was given, but its process is not in `/proc` yet: look again at the next tick.
+    /// A new id's process is not in `/proc`: look again at the next tick, in case it is not there
+    /// *yet*. Once only: most are there no longer.
     pub fn look_again(&mut self, tid: Tid) {
         if self.again.len() < STEP as usize {
             self.again.push(tid);
@@ -87,12 +87,11 @@ impl Newcomers {
     }
 }
 
-/// Ids that were given after `from`, up to `to`. Ids wrap around at pid_max.
-fn between(from: Tid, to: Tid) -> Look {
-    match to.checked_sub(from) {
-        Some(count) if count <= STEP => Look::At((from + 1..=to).collect()),
-        _ => Look::Everywhere,
-    }
+/// Ids that were given after `from`, up to `to`; `None` where they are many, or wrapped around at
+/// pid_max.
+fn between(from: Tid, to: Tid) -> Option<Vec<Tid>> {
+    let count = to.checked_sub(from)?;
+    (count <= STEP).then(|| (from + 1..=to).collect())
 }
 
 #[cfg(test)]
@@ -101,10 +100,10 @@ mod tests {
 
     #[test]
     fn small_steps_are_looked_at_one_by_one_and_large_or_wrapped_ones_everywhere() {
-        assert_eq!(between(5, 5), Look::At(vec![]));
-        assert_eq!(between(5, 8), Look::At(vec![6, 7, 8]));
-        assert_eq!(between(5, 5 + STEP + 1), Look::Everywhere);
-        assert_eq!(between(30_000, 301), Look::Everywhere);
+        assert_eq!(between(5, 5), Some(vec![]));
+        assert_eq!(between(5, 8), Some(vec![6, 7, 8]));
+        assert_eq!(between(5, 5 + STEP + 1), None);
+        assert_eq!(between(30_000, 301), None);
     }
 
     #[test]
@@ -112,11 +111,20 @@ mod tests {
         let mut newcomers = Newcomers::new();
         let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
         let seen = match newcomers.look(Instant::now()) {
-            Look::At(ids) => ids.contains(&child.id()),
+            Look::At { new, .. } => new.contains(&child.id()),
             Look::Everywhere => true,
         };
         child.wait().unwrap();
         assert!(seen);
+    }
+
+    #[test]
+    fn an_id_is_looked_at_again_once() {
+        let mut newcomers = Newcomers::new();
+        newcomers.look_again(7);
+        let again = |look: Look| if let Look::At { again, .. } = look { again } else { vec![] };
+        assert_eq!(again(newcomers.look(Instant::now())), [7]);
+        assert!(again(newcomers.look(Instant::now())).is_empty());
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Tracer {
             if !self.table.processes.contains_key(&pid) {
                 self.meet(pid, newcomers);
             }
+            self.breathe();
         }
     }
 

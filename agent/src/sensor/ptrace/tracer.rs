@@ -39,6 +39,8 @@ pub const TICK: Duration = Duration::from_millis(10);
 const FOUND_AFTER: Duration = Duration::from_millis(50);
 /// Children that wait for their parent's event; a parent that is killed before it leaves one behind.
 const EARLY: usize = 4096;
+/// Stops that are answered before a scan goes on.
+const STOPS: usize = 64;
 /// Letting go of tracees takes no longer: what is left then is freed by the end of the thread.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -124,8 +126,13 @@ impl Tracer {
         self.heartbeat.beat(self.thread);
         match self.newcomers.look(now) {
             Look::Everywhere => self.scan(true),
-            Look::At(ids) => {
-                for tid in ids {
+            Look::At { new, again } => {
+                for tid in again {
+                    if self.table.thread(tid).is_none() {
+                        self.meet(tid, true);
+                    }
+                }
+                for tid in new {
                     if self.table.thread(tid).is_none() && !self.meet(tid, true) {
                         self.newcomers.look_again(tid);
                     }
@@ -136,6 +143,18 @@ impl Tracer {
         self.end_shedding(now);
         self.report.tracees.store(self.table.len() as u64, Ordering::Relaxed);
         self.outbox.flush();
+    }
+
+    /// Beats, and answers what has stopped meanwhile: for loops over many processes.
+    pub(super) fn breathe(&mut self) {
+        self.heartbeat.beat(self.thread);
+        for _ in 0..STOPS {
+            match sys::wait(false) {
+                Ok(change @ (Wait::Exited { .. } | Wait::Stopped { .. })) => self.answer(change),
+                // An error shows again in the thread's own loop.
+                _ => return,
+            }
+        }
     }
 
     fn answer(&mut self, change: Wait) {

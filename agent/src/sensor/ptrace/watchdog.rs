@@ -249,6 +249,61 @@ mod tests {
         assert_eq!(sleeps, Some((Duration::from_millis(70), Verdict::Hangs)));
     }
 
+    /// This test binary in another role, where the variable says so.
+    fn command(role: &str) -> Command {
+        let mut command = Command::new("/usr/bin/env");
+        command.arg(format!("TASUKI_WATCHDOG_ROLE={role}")).arg(std::env::current_exe().unwrap()).args([
+            "sensor::ptrace::watchdog::tests::role",
+            "--exact",
+            "--nocapture",
+        ]);
+        command
+    }
+
+    /// Not a test of its own: what the test below starts.
+    #[test]
+    fn role() {
+        match std::env::var("TASUKI_WATCHDOG_ROLE").as_deref() {
+            Ok("watchdog") => watchdog_main(std::env::args().next_back().unwrap().parse().unwrap()).unwrap(),
+            Ok("tracer") => {
+                let watchdog = command("watchdog");
+                let watchdog = WatchdogCommand {
+                    program: watchdog.get_program().into(),
+                    arguments: watchdog.get_args().map(Into::into).collect(),
+                };
+                let mut heartbeat = Heartbeat::new().unwrap();
+                let _watchdog = Watchdog::start(&watchdog, &heartbeat).unwrap();
+                let application = std::env::var("TASUKI_APPLICATION").unwrap().parse().unwrap();
+                super::super::sys::seize(application, 0).unwrap();
+                super::super::sys::interrupt(application).unwrap();
+                heartbeat.beat(rustix::thread::gettid().as_raw_nonzero().get() as Tid);
+                loop {
+                    std::hint::spin_loop();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn a_tracer_that_loops_is_killed_and_its_tracee_goes_on() {
+        let mut application =
+            Command::new("sh").args(["-c", "while :; do echo x; done"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut tracer = command("tracer")
+            .env("TASUKI_APPLICATION", application.id().to_string())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let status = tracer.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
+        assert_eq!(Status::read(application.id()).unwrap().tracer, 0);
+        // Far more than the pipe held when it stopped.
+        let mut out = io::Read::take(application.stdout.take().unwrap(), 1 << 20);
+        assert_eq!(io::copy(&mut out, &mut io::sink()).unwrap(), 1 << 20);
+        application.kill().unwrap();
+        application.wait().unwrap();
+    }
+
     #[test]
     fn a_starved_tracer_and_a_busy_one_live() {
         assert_eq!(first(1000, |_| Sample { beats: 1, state: 'R', cpu: Duration::ZERO }), None);
