@@ -87,6 +87,9 @@ pub struct Match {
     pub evidence: BTreeMap<String, serde_json::Value>,
 }
 
+/// A rule and its document.
+type Prepared = (rsigma_parser::SigmaRule, Arc<Rule>);
+
 #[derive(Default)]
 struct ClassRules {
     engine: rsigma_eval::Engine,
@@ -128,22 +131,22 @@ impl Engine {
         for reason in list_problems {
             engine.problems.push(Unavailable { kind: "ThreatList".to_owned(), reason });
         }
+        let mut sigma = Vec::new();
         for (file, text) in rules::BUILT_IN {
-            let loaded = rules::load(text, &Source::BuiltIn(file))?;
-            engine.add(loaded, policy)?;
+            engine.add(rules::load(text, &Source::BuiltIn(file))?, policy, &mut sigma)?;
         }
         for (number, custom) in policy.custom.iter().enumerate() {
             let added = rules::load(&custom.sigma, &Source::Custom { number, spec: custom })
-                .and_then(|loaded| engine.add(loaded, policy));
+                .and_then(|loaded| engine.add(loaded, policy, &mut sigma));
             if let Err(error) = added {
                 engine.problems.push(Unavailable { kind: custom.finding.kind.clone(), reason: error.to_string() });
             }
         }
+        engine.build(&sigma)?;
         Ok(engine)
     }
 
-    fn add(&mut self, loaded: rules::Loaded, policy: &Policy) -> Result<(), RuleError> {
-        // First compiled apart from the rest: a rule that cannot be used leaves nothing behind.
+    fn add(&mut self, loaded: rules::Loaded, policy: &Policy, all: &mut Vec<Prepared>) -> Result<(), RuleError> {
         let mut prepared = Vec::new();
         let correlated = !loaded.correlations.is_empty();
         for (mut sigma, mut rule) in loaded.rules {
@@ -155,6 +158,9 @@ impl Engine {
             }
             if !correlated {
                 sigma.id = Some(rule.key.clone());
+            }
+            if rule.custom {
+                // Apart from the rest: a rule that cannot be used leaves nothing behind.
                 rules::try_compile(&sigma, &rule)?;
             }
             prepared.push((sigma, Arc::new(rule)));
@@ -162,21 +168,34 @@ impl Engine {
         if correlated {
             return self.add_correlations(prepared, &loaded.correlations, policy);
         }
-        for (sigma, rule) in prepared {
-            let class = self.classes.entry(rule.class).or_default();
-            class.hosts |= rule.scope != Scope::Container;
-            class.engine.add_rule(&sigma).map_err(|source| rule.error(&source))?;
-            if rule.needs_hash {
-                class.hash_engine.add_rule(&sigma).map_err(|source| rule.error(&source))?;
+        all.extend(prepared);
+        Ok(())
+    }
+
+    /// Adds all rules of a class at once: the engine indexes them again after each addition.
+    fn build(&mut self, all: &[Prepared]) -> Result<(), RuleError> {
+        for class in Class::ALL {
+            let of_class = || all.iter().filter(|(_, rule)| rule.class == class);
+            if of_class().next().is_none() {
+                continue;
             }
-            class.rules.insert(rule.key.clone(), rule);
+            let rules = self.classes.entry(class).or_default();
+            let refused = rules.engine.add_rules(of_class().map(|(sigma, _)| sigma));
+            if let Some((index, source)) = refused.first() {
+                let title = of_class().nth(*index).map_or_else(String::new, |(_, rule)| rule.title.clone());
+                return Err(RuleError::Unusable { rule: title, reason: source.to_string() });
+            }
+            // Each was added above, so none is refused here.
+            rules.hash_engine.add_rules(of_class().filter(|(_, rule)| rule.needs_hash).map(|(sigma, _)| sigma));
+            rules.hosts = of_class().any(|(_, rule)| rule.scope != Scope::Container);
+            rules.rules.extend(of_class().map(|(_, rule)| (rule.key.clone(), rule.clone())));
         }
         Ok(())
     }
 
     fn add_correlations(
         &mut self,
-        prepared: Vec<(rsigma_parser::SigmaRule, Arc<Rule>)>,
+        prepared: Vec<Prepared>,
         correlations: &[(rsigma_parser::CorrelationRule, Rule)],
         policy: &Policy,
     ) -> Result<(), RuleError> {

@@ -74,12 +74,6 @@ pub struct Rule {
     pub custom: bool,
 }
 
-impl Rule {
-    pub(super) fn error(&self, source: &rsigma_eval::EvalError) -> RuleError {
-        RuleError::Unusable { rule: self.title.clone(), reason: source.to_string() }
-    }
-}
-
 /// Why Sigma text cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuleError {
