@@ -34,13 +34,19 @@ pub(super) async fn existing(run: &Run<'_>, arn: &str) -> Result<Described, Stop
 
 /// The latest ACTIVE revision of the definition's family if it has exactly this content, else a
 /// new revision: so a process that died after registering finds its revision again. `tags` are the
-/// owner's; ours are added.
-pub(super) async fn ensure(run: &Run<'_>, definition: Value, tags: Vec<Value>) -> Result<Str, Stop> {
+/// owner's; ours are added. The fleet is told of it, judged for `sidecar`.
+pub(super) async fn ensure(
+    run: &Run<'_>,
+    definition: Value,
+    tags: Vec<Value>,
+    sidecar: Option<&SidecarSpec>,
+) -> Result<Str, Stop> {
     let family = definition.get("family").and_then(Value::as_str).unwrap_or_default().to_owned();
     let hash = content_hash(&definition);
     if let Some(known) = registered(run, &family, &hash).await? {
-        tracing::debug!(definition = %known, "revision with this content exists already");
-        return Ok(known);
+        tracing::debug!(definition = %known.arn(), "revision with this content exists already");
+        tell(run, &known, sidecar);
+        return Ok(known.arn());
     }
     let tags = with_ours(tags, &run.action.monitor, &hash)?;
     let Value::Object(fields) = definition else {
@@ -51,28 +57,43 @@ pub(super) async fn ensure(run: &Run<'_>, definition: Value, tags: Vec<Value>) -
             raw::register(run, fields, tags).await
         })
         .await;
-    match registered_now {
+    let lost = match registered_now {
         // No answer is not a no: it may be there.
-        Err(Stop::Call(error)) if error.kind == Kind::Unanswered => {
-            registered(run, &family, &hash).await?.ok_or(Stop::Call(error))
+        Err(Stop::Call(error)) if error.kind == Kind::Unanswered => Some(Stop::Call(error)),
+        Err(other) => return Err(other),
+        Ok(_) => None,
+    };
+    // ECS answers it with its defaults filled in, as every later read will.
+    match (registered(run, &family, &hash).await?, lost) {
+        (Some(found), _) => {
+            tell(run, &found, sidecar);
+            Ok(found.arn())
         }
-        other => other,
+        (None, Some(lost)) => Err(lost),
+        (None, None) => Err(Stop::Changed(format!("someone else registered a newer revision of {family} just now"))),
+    }
+}
+
+fn tell(run: &Run<'_>, described: &Described, sidecar: Option<&SidecarSpec>) {
+    if let Some(projected) = project(&described.definition, sidecar) {
+        run.change(Change::Definition(Box::new(projected)));
     }
 }
 
 /// The latest ACTIVE revision of `family`, if it was registered with content `hash`.
-pub(super) async fn registered(run: &Run<'_>, family: &str, hash: &str) -> Result<Option<Str>, Stop> {
+async fn registered(run: &Run<'_>, family: &str, hash: &str) -> Result<Option<Described>, Stop> {
     let latest = raw::describe(&run.scope, run.priority, family).await?;
-    Ok(latest.filter(|latest| latest.active() && latest.tag(CONTENT_TAG) == Some(hash)).map(|latest| latest.arn()))
+    Ok(latest.filter(|latest| latest.active() && latest.tag(CONTENT_TAG) == Some(hash)))
 }
 
 /// Deregisters a revision of ours. Whether something still needs it is decide's to know.
 pub(super) async fn deregister(run: &Run<'_>, arn: &Str) -> Result<(), Stop> {
-    let described = existing(run, arn).await?;
+    let mut described = existing(run, arn).await?;
     if described.tag(OWNER_TAG).is_none() {
         return Err(Stop::Changed(format!("{arn} has no tag {OWNER_TAG}: it is not Tasuki's to deregister")));
     }
     if !described.active() {
+        tell(run, &described, None);
         return Err(Stop::Changed(format!("{arn} is deregistered already")));
     }
     run.before("ACTIVE");
@@ -84,6 +105,8 @@ pub(super) async fn deregister(run: &Run<'_>, arn: &Str) -> Result<(), Stop> {
         .await?;
     run.request_id(output.request_id());
     run.after("INACTIVE");
+    described.definition["status"] = "INACTIVE".into();
+    tell(run, &described, None);
     Ok(())
 }
 

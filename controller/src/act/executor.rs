@@ -92,7 +92,9 @@ fn outcome(action: &Action, result: Result<(), Stop>, mut changes: Vec<Change>) 
         }
         Err(stop @ (Stop::Call(_) | Stop::Store(_))) => Verdict::Failed(stop.text()),
     };
-    if let Verdict::Blocked(Blocked { target, reason, detail }) = &verdict {
+    if let Verdict::Blocked(Blocked { target, reason, detail }) = &verdict
+        && !target.is_empty()
+    {
         changes.push(match (action.only_reads(), reason) {
             (true, Reason::PermissionDenied) => Change::Denied {
                 scope: action.scope.clone(),

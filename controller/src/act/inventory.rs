@@ -7,7 +7,8 @@ use crate::scope::{CallError, Scope, api};
 use tasuki_core::action::{
     Action, ActionKind, DAEMON_SERVICE, FAMILY_SUFFIX, HOLD, NEXT, OWNER_TAG, is_daemon_service,
 };
-use tasuki_core::fleet::{ScopeId, Str};
+use tasuki_core::fleet::{Change, ScopeId, Str};
+use tasuki_core::transform::project;
 
 /// Something that Tasuki made, or changed and must change back.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -116,6 +117,23 @@ impl Executor {
             all.push(owned(&Str::from(""), OwnedKind::Definition { definition }));
         }
         Ok(all)
+    }
+
+    /// What the fleet should know of Tasuki's own ACTIVE definitions in `scope`: one change each.
+    /// A process that has just started knows none of them, and decide can deregister only what the
+    /// fleet knows. Costs a call for every revision, at the lowest priority.
+    ///
+    /// # Errors
+    /// [`CallError`] of the first read that failed.
+    pub async fn own_definitions(&self, scope: &ScopeId) -> Result<Vec<Change>, CallError> {
+        let Some(scope) = self.scopes.get(scope) else { return Ok(Vec::new()) };
+        let mut changes = Vec::new();
+        for arn in definitions(&scope).await? {
+            let described = raw::describe(&scope, Priority::Tidy, &arn).await?;
+            let projected = described.and_then(|described| project(&described.definition, None));
+            changes.extend(projected.map(|definition| Change::Definition(Box::new(definition))));
+        }
+        Ok(changes)
     }
 }
 

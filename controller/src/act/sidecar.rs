@@ -27,7 +27,7 @@ pub(super) async fn inject(run: &Run<'_>, service: &Str, from: &Str, spec: &Side
     let mark = project(&described.definition, None).and_then(|projected| projected.sidecar);
     let source = mark.and_then(|mark| mark.source).unwrap_or_else(|| from.clone());
     let injected = transform::inject(&described.definition, spec, &source)?;
-    let to = ensure(run, injected, described.tags).await?;
+    let to = ensure(run, injected, described.tags, Some(spec)).await?;
     unprotected(run, service).await?;
     // Registering may have waited for its budget: what was true then need not be true now.
     ready(&run.service(service).await?, from)?;
@@ -65,7 +65,7 @@ pub(super) async fn without_sidecar(run: &Run<'_>, injected: &str) -> Result<Str
         return Ok(original.arn());
     }
     let stripped = transform::strip(&described.definition)?;
-    definition::ensure(run, stripped, owners(described.tags)).await
+    definition::ensure(run, stripped, owners(described.tags), None).await
 }
 
 /// Everything that a deployment of ours requires of a service, read again.

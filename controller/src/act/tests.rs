@@ -83,6 +83,7 @@ async fn an_injection_keeps_everything_of_the_owners_and_sends_three_fields() {
     assert_eq!(keys, ["team", OWNER_TAG, "tasuki.dev/content"]);
     // The fleet hears at once, the log keeps the trace, the journal is empty, no secret is stored.
     assert!(outcome.changes.iter().any(|c| matches!(c, Change::Service(s) if *s.definition == *to)));
+    assert!(outcome.changes.iter().any(|c| matches!(c, Change::Definition(d) if *d.arn == *to && d.sidecar.is_some())));
     let log = store.actions(10).await.unwrap();
     assert_eq!((log[0].before.as_deref(), log[0].after.as_deref()), (Some(&*from), Some(&*to)));
     assert_eq!((log[0].desired.as_str(), log[0].request_ids.len()), ("commit", 2));
@@ -90,35 +91,98 @@ async fn an_injection_keeps_everything_of_the_owners_and_sends_three_fields() {
     assert!(store.open_intents().await.unwrap().is_empty());
 }
 
-/// The one that matters: kill -9 between any two calls, and in any of them.
-#[tokio::test]
-async fn a_process_killed_between_any_two_calls_of_an_injection_leaves_at_most_one_revision() {
+/// kill -9 between any two calls of an action, and in any of them; then a new process: it looks
+/// into the intents, and decide wants the action again unless it sees it done.
+async fn killed_everywhere(
+    start: impl Fn() -> (Ecs, Action),
+    done: impl Fn(&Ecs) -> bool,
+    check: impl Fn(&Ecs, &Wire),
+) {
     let mut cuts = 0;
     for heard in [false, true] {
         for calls in 0.. {
-            let (ecs, from) = shop();
+            let (ecs, action) = start();
             let (wire, store) = (ecs.wire(), store().await);
             wire.cut_after(calls, heard);
             let dying = executor(&wire, &store).await;
-            if let Some(outcome) = wire.until_cut(dying.execute(&inject(&from, "1"), "commit")).await {
+            if let Some(outcome) = wire.until_cut(dying.execute(&action, "commit")).await {
                 assert_eq!(outcome.verdict, Verdict::Done, "the whole of it takes {calls} calls");
                 break;
             }
             cuts += 1;
-            assert!(ecs.revisions("web-tasuki") <= 1);
-            // A new process: intents are looked into, and decide wants it again unless it sees it done.
             let fresh = executor(&wire, &store).await;
             fresh.resolve_intents().await.unwrap();
             assert!(store.open_intents().await.unwrap().is_empty());
-            if runs(&ecs) == from {
-                assert_eq!(fresh.execute(&inject(&from, "1"), "commit").await.verdict, Verdict::Done);
+            if !done(&ecs) {
+                let outcome = fresh.execute(&action, "commit").await;
+                assert_eq!(outcome.verdict, Verdict::Done, "cut after {calls}, heard {heard}");
             }
-            assert_eq!(runs(&ecs), arn("task-definition/web-tasuki:1"), "cut after {calls}, heard {heard}");
-            assert_eq!(ecs.revisions("web-tasuki"), 1, "cut after {calls}, heard {heard}");
-            assert_eq!(wire.bodies("UpdateService").len(), 1, "one deployment, cut after {calls}, heard {heard}");
+            assert!(done(&ecs), "cut after {calls}, heard {heard}");
+            check(&ecs, &wire);
         }
     }
-    assert!(cuts >= 12, "{cuts} cuts were tried");
+    assert!(cuts >= 8, "{cuts} cuts were tried");
+}
+
+/// The one that matters.
+#[tokio::test]
+async fn a_process_killed_between_any_two_calls_of_an_injection_leaves_at_most_one_revision() {
+    let start = || {
+        let (ecs, from) = shop();
+        (ecs, inject(&from, "1"))
+    };
+    killed_everywhere(
+        start,
+        |ecs| runs(ecs) == arn("task-definition/web-tasuki:1"),
+        |ecs, wire| {
+            assert_eq!((ecs.revisions("web-tasuki"), ecs.revisions("web")), (1, 1));
+            assert_eq!(wire.bodies("UpdateService").len(), 1, "one deployment");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_process_killed_while_it_takes_the_sidecar_out_leaves_at_most_one_revision() {
+    let start = || {
+        let (ecs, _) = shop();
+        let injected =
+            tasuki_core::transform::inject(&ecs.state().definitions[0], &sidecar("1"), &arn("task-definition/web:1"));
+        let injected = ecs.define(injected.unwrap());
+        // The source is gone, so that a fresh revision must be made.
+        ecs.state().definitions[0]["status"] = "INACTIVE".into();
+        ecs.state().services[0]["taskDefinition"] = injected.as_str().into();
+        (ecs, action(ActionKind::Uninject { service: arn("service/shop/web").into(), from: injected.into() }))
+    };
+    killed_everywhere(
+        start,
+        |ecs| runs(ecs) == arn("task-definition/web:2"),
+        |ecs, wire| {
+            assert_eq!(ecs.revisions("web"), 1);
+            assert_eq!(wire.bodies("UpdateService").len(), 1, "one deployment");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_process_killed_while_it_creates_a_daemon_leaves_one_service_and_one_revision() {
+    let start = || {
+        let ecs = Ecs::default();
+        ecs.fill("shop", 0, 0, 1);
+        let create =
+            ActionKind::CreateDaemon { service: DAEMON_SERVICE.into(), launch: LaunchType::Ec2, agent: agent("1") };
+        (ecs, action(create))
+    };
+    killed_everywhere(
+        start,
+        |ecs| ecs.state().services.len() == 1,
+        |ecs, _| {
+            assert_eq!(ecs.state().services.len(), 1);
+        assert_eq!(ecs.revisions(DAEMON_SERVICE), 1);
+        },
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -314,6 +378,10 @@ async fn a_daemon_is_created_once_updated_and_found_again() {
     let outcome = executor.execute(&put, "c").await;
     assert!(outcome.changes.iter().any(|c| matches!(c, Change::Node(n) if n.attributes.contains_key(HOLD))));
 
+    let own = executor.own_definitions(&scope_id()).await.unwrap();
+    assert!(
+        own.len() == 2 && own.iter().all(|c| matches!(c, Change::Definition(d) if d.active && d.sidecar.is_some()))
+    );
     let found = executor.inventory(&scope_id()).await.unwrap();
     let kinds: Vec<_> = found.iter().map(|owned| owned.to_string().split(' ').next().unwrap().to_owned()).collect();
     assert_eq!(kinds, ["daemon", "attribute", "task", "task"], "{found:?}");
