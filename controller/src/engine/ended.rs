@@ -23,7 +23,9 @@ impl EndedTasks {
     /// Keeps one.
     pub fn put(&mut self, task: Task, now: Timestamp) {
         self.expire(now);
-        if self.order.len() >= MOST && let Some((_, oldest)) = self.order.pop_front() {
+        if self.order.len() >= MOST
+            && let Some((_, oldest)) = self.order.pop_front()
+        {
             self.tasks.remove(&oldest);
             self.dropped += 1;
         }
@@ -35,7 +37,9 @@ impl EndedTasks {
 
     /// Forgets those of more than an hour ago.
     pub fn expire(&mut self, now: Timestamp) {
-        while let Some((at, arn)) = self.order.front() && now.duration_since(*at) > KEPT {
+        while let Some((at, arn)) = self.order.front()
+            && now.duration_since(*at) > KEPT
+        {
             self.tasks.remove(arn);
             self.order.pop_front();
         }

@@ -41,13 +41,18 @@ impl Flights {
         }
         if let Some(state) = self.targets.get_mut(target) {
             let wait = FIRST_WAIT.checked_mul(1 << state.failures.min(10)).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
-            *state = State { busy: false, failures: state.failures + 1, not_before: now.saturating_add(wait).unwrap_or(now) };
+            *state = State {
+                busy: false,
+                failures: state.failures + 1,
+                not_before: now.saturating_add(wait).unwrap_or(now),
+            };
         }
     }
 
     /// Forgets targets that have waited out their time, so that the map stays as small as the trouble.
     pub fn expire(&mut self, now: Timestamp) {
-        self.targets.retain(|_, state| state.busy || now < state.not_before.saturating_add(LONGEST_WAIT).unwrap_or(now));
+        self.targets
+            .retain(|_, state| state.busy || now < state.not_before.saturating_add(LONGEST_WAIT).unwrap_or(now));
     }
 
     /// Forgets every wait.

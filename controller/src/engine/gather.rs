@@ -112,7 +112,8 @@ mod tests {
         let (scope, cluster) = parts("arn:aws-cn:ecs:cn-north-1:111122223333:task/shop/0af").unwrap();
         assert_eq!(scope.to_string(), "111122223333/cn-north-1");
         assert_eq!(&*cluster, "arn:aws-cn:ecs:cn-north-1:111122223333:cluster/shop");
-        for bad in ["", "x", "arn:aws:ecs:r:a:task/old-form", "arn:aws:ec2:r:a:task/c/t", "arn:aws:ecs:r:a:service/c/t"] {
+        for bad in ["", "x", "arn:aws:ecs:r:a:task/old-form", "arn:aws:ec2:r:a:task/c/t", "arn:aws:ecs:r:a:service/c/t"]
+        {
             assert!(parts(bad).is_none(), "{bad}");
         }
     }

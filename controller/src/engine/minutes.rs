@@ -41,8 +41,10 @@ impl Minutes {
 
     /// Covered share; absent where nothing was selected.
     pub fn ratio(&self) -> Option<f64> {
-        let (covered, selected) =
-            self.slots.iter().fold((0, 0), |(covered, selected), slot| (covered + slot.covered, selected + slot.selected));
+        let (covered, selected) = self
+            .slots
+            .iter()
+            .fold((0, 0), |(covered, selected), slot| (covered + slot.covered, selected + slot.selected));
         (selected > 0).then(|| covered as f64 / selected as f64)
     }
 }

@@ -62,8 +62,12 @@ fn of_action(fleet: &Fleet, action: &Action) -> Option<PlanItem> {
         ActionKind::UpdateDaemon { service, agent, .. } => {
             item(Replace, name(service), format!("agent {} on {} node(s)", agent.version, nodes()), 0, 2, 0)
         }
-        ActionKind::RevertDaemon { service, .. } => item(Replace, name(service), "the agent that it ran before".to_owned(), 0, 1, 0),
-        ActionKind::DeleteDaemon { service } => item(Replace, name(service), "delete the DAEMON service".to_owned(), 0, 1, 0),
+        ActionKind::RevertDaemon { service, .. } => {
+            item(Replace, name(service), "the agent that it ran before".to_owned(), 0, 1, 0)
+        }
+        ActionKind::DeleteDaemon { service } => {
+            item(Replace, name(service), "delete the DAEMON service".to_owned(), 0, 1, 0)
+        }
         ActionKind::Inject { service, sidecar, .. } => {
             let count = tasks(service);
             let what = format!("sidecar with agent {} by a new deployment", sidecar.agent.version);
@@ -73,7 +77,9 @@ fn of_action(fleet: &Fleet, action: &Action) -> Option<PlanItem> {
         ActionKind::Uninject { service, .. } => {
             item(Replace, name(service), "take the sidecar out by a new deployment".to_owned(), tasks(service), 4, 0)
         }
-        ActionKind::RollBack { service, .. } => item(Replace, name(service), "roll the deployment back".to_owned(), tasks(service), 1, 0),
+        ActionKind::RollBack { service, .. } => {
+            item(Replace, name(service), "roll the deployment back".to_owned(), tasks(service), 1, 0)
+        }
         ActionKind::PutAttribute { node, name } | ActionKind::DeleteAttribute { node, name } => {
             let node = node.rsplit('/').next().unwrap_or(node);
             item(Replace, format!("node {node}"), format!("attribute {name}"), 0, 1, 0)
