@@ -148,6 +148,11 @@ fn innermost(error: &dyn std::error::Error) -> String {
     while let Some(source) = last.source() {
         last = source;
     }
-    let text = last.to_string();
+    words(last)
+}
+
+/// The system's words without its number.
+fn words(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

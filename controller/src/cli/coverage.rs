@@ -111,21 +111,21 @@ fn headline(view: &View, terminal: Terminal) -> String {
 }
 
 fn clusters(view: &View, wide: bool, terminal: Terminal) -> String {
-    let mut reasons: BTreeMap<&str, BTreeMap<Reason, u64>> = BTreeMap::new();
+    let mut reasons: BTreeMap<(&str, &str), BTreeMap<Reason, u64>> = BTreeMap::new();
     for task in &view.tasks {
         if let (Some(reason), true) = (task.reason, is_open(task.verdict)) {
-            *reasons.entry(&task.cluster).or_default().entry(reason).or_default() += 1;
+            *reasons.entry((&task.scope, &task.cluster)).or_default().entry(reason).or_default() += 1;
         }
     }
     let row = |cluster: &ClusterView| {
-        let open = reasons.get(cluster.name.as_str()).map(|reasons| {
+        let open = reasons.get(&(cluster.scope.as_str(), cluster.name.as_str())).map(|reasons| {
             let mut sorted: Vec<_> = reasons.iter().collect();
             sorted.sort_by(|a, b| b.1.cmp(a.1));
             sorted.iter().map(|(reason, n)| format!("{n} {}", reason.name())).collect::<Vec<_>>().join(", ")
         });
         let placements: Vec<String> = cluster.placements.iter().map(|placement| format!("{placement:?}")).collect();
         let mut row = vec![
-            escape(&cluster.name),
+            name(view, cluster),
             dash(placements.join(", ")),
             cluster.counts.total.to_string(),
             cluster.counts.live_ratio().map_or("–".to_owned(), percent),
@@ -151,6 +151,12 @@ fn clusters(view: &View, wide: bool, terminal: Terminal) -> String {
         columns.insert(1, fixed("SCOPE"));
     }
     render(&columns, view.clusters.iter().map(row).collect(), terminal)
+}
+
+/// The name, with its scope before it where two clusters have one name.
+fn name(view: &View, cluster: &ClusterView) -> String {
+    let twins = view.clusters.iter().filter(|other| other.name == cluster.name).count();
+    if twins > 1 { escape(&format!("{}/{}", cluster.scope, cluster.name)) } else { escape(&cluster.name) }
 }
 
 fn dash(text: String) -> String {

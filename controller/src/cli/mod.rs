@@ -15,6 +15,7 @@ mod findings;
 mod generate;
 mod plan;
 mod reference;
+mod render;
 mod run;
 mod table;
 mod terminal;
@@ -58,6 +59,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// What would Enforce do to me?
     Plan(plan::PlanArgs),
+    /// The task definition with the sidecar, for your own pipeline
+    Render(render::RenderArgs),
     /// What happened, and where?
     Findings(findings::FindingsArgs),
     /// What was changed, when, and why?
@@ -122,6 +125,7 @@ async fn dispatch(cli: Cli) -> ExitCode {
             let text = explain::reason(&args.what).map(|reason| explain::of_reason(reason, args.output));
             Ok((text.unwrap_or_default(), Exit::Good))
         }
+        Command::Render(args) => render::run(args, &cli.server, terminal).await,
         command => ask(command, &cli.server, terminal).await,
     };
     match answer {
@@ -172,9 +176,12 @@ async fn once(command: &Command, client: &Client, terminal: Terminal) -> Result<
         Command::Freeze(args) => admin::freeze(args, client).await,
         Command::Rollout(admin::RolloutCommand::Retry { cluster }) => admin::retry(cluster, client).await,
         Command::Uninstall(args) => admin::uninstall(args, client).await,
-        Command::Run(_) | Command::Check(_) | Command::Completions(_) | Command::Man(_) | Command::Generate(_) => {
-            Ok((String::new(), Exit::Good))
-        }
+        Command::Run(_)
+        | Command::Check(_)
+        | Command::Render(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Generate(_) => Ok((String::new(), Exit::Good)),
     }
 }
 

@@ -41,6 +41,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The documents in force, by kind and name.
+    pub fn documents(&self) -> Vec<Document> {
+        self.documents.values().map(|document| Document::clone(document)).collect()
+    }
+
     /// Whether anything was refused.
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(|problem| problem.level == Level::Error)

@@ -22,3 +22,6 @@ pub use parse::{Parsed, parse};
 pub use problem::{Level, Problem};
 pub use shape::nearest;
 pub use yaml::{Path, Step};
+
+#[cfg(test)]
+mod tests;

@@ -58,6 +58,12 @@ impl Problem {
         }
     }
 
+    /// The problem as the engine's view shows it.
+    pub fn to_view(&self) -> crate::engine::ProblemView {
+        let subject = self.subject.clone().unwrap_or_else(|| self.file.clone());
+        crate::engine::ProblemView { subject, message: self.render(false, 120) }
+    }
+
     /// `in Kind/name, spec.path[1]`, as far as known.
     fn place(&self) -> String {
         match (&self.subject, self.path.as_str()) {

@@ -107,6 +107,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         desired,
         metrics: Arc::new(Metrics::default()),
         token,
+        gateway: Default::default(),
         hosts: args.web_hosts.clone(),
         listen,
     };

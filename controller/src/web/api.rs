@@ -182,7 +182,9 @@ pub async fn coverage(State(web): State<Arc<Web>>, Query(query): Query<CoverageQ
             )
         })?;
         view.tasks.retain(|task| task.reason == Some(*reason));
-        view.clusters.retain(|cluster| view.tasks.iter().any(|task| task.cluster == cluster.name));
+        view.clusters.retain(|cluster| {
+            view.tasks.iter().any(|task| task.cluster == cluster.name && task.scope == cluster.scope)
+        });
     }
     if let Some(pattern) = &query.cluster {
         let pattern = WildMatch::new(pattern);
@@ -323,6 +325,10 @@ pub async fn status(State(web): State<Arc<Web>>) -> Json<StatusView> {
 
 pub async fn config(State(web): State<Arc<Web>>) -> Json<ConfigView> {
     Json(web.config())
+}
+
+pub async fn gateway(State(web): State<Arc<Web>>) -> Json<tasuki_core::action::GatewaySpec> {
+    Json(web.gateway.clone())
 }
 
 #[derive(Deserialize)]

@@ -23,6 +23,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tasuki_core::action::GatewaySpec;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -38,6 +39,8 @@ pub struct Web {
     pub metrics: Arc<Metrics>,
     /// What an order must carry.
     pub token: AdminToken,
+    /// How agents find and trust the gateway, for `tasuki render`: public values.
+    pub gateway: GatewaySpec,
     /// Names by which a proxy reaches this server, beside those of loopback.
     pub hosts: Vec<String>,
     /// Where it listens: on loopback, `/metrics` and the probes check the `Host` too.
@@ -48,7 +51,7 @@ pub struct Web {
 pub fn router(web: Arc<Web>) -> Router {
     let guarded = Router::new()
         .route("/", get(page::coverage))
-        .route("/clusters/{name}", get(page::cluster))
+        .route("/clusters/{arn}", get(page::cluster))
         .route("/explain", get(page::explain))
         .route("/findings", get(page::findings))
         .route("/findings/{id}", get(page::finding))
@@ -63,6 +66,7 @@ pub fn router(web: Arc<Web>) -> Router {
         .route("/api/v1/actions", get(api::actions))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/config", get(api::config))
+        .route("/api/v1/gateway", get(api::gateway))
         .route("/api/v1/freeze", post(api::freeze))
         .route("/api/v1/retry", post(api::retry))
         .route("/api/v1/uninstall", post(api::uninstall))

@@ -5,8 +5,10 @@ use crate::engine::View;
 use crate::web::ConfigView;
 
 pub fn body(config: &ConfigView, view: &View) -> String {
-    let commit = if view.desired.is_empty() { &config.hash } else { &view.desired };
-    let mut out = format!("<p>In force: <span class=\"mono\">{}</span></p>\n", text(commit));
+    let mut out = format!("<p>In force: <span class=\"mono\">{}</span></p>\n", text(&config.hash));
+    if !view.desired.is_empty() && view.desired != config.hash {
+        out += &format!("<p>The last verdicts are of <span class=\"mono\">{}</span>.</p>\n", text(&view.desired));
+    }
     let rows: Vec<Vec<String>> = config
         .documents
         .iter()

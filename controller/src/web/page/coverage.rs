@@ -66,7 +66,7 @@ pub fn overview(view: &View, now: Timestamp) -> String {
 
 fn row(view: &View, cluster: &ClusterView) -> Vec<String> {
     let mut open: BTreeMap<Reason, u64> = BTreeMap::new();
-    for task in view.tasks.iter().filter(|task| task.cluster == cluster.name && is_open(task.verdict)) {
+    for task in view.tasks.iter().filter(|task| is_of(task, cluster) && is_open(task.verdict)) {
         if let Some(reason) = task.reason {
             *open.entry(reason).or_default() += 1;
         }
@@ -75,7 +75,7 @@ fn row(view: &View, cluster: &ClusterView) -> Vec<String> {
     let placements: Vec<String> = cluster.placements.iter().map(|p| format!("{p:?}")).collect();
     let versions: Vec<String> = cluster.versions.iter().map(|(version, n)| format!("{} ×{n}", text(version))).collect();
     vec![
-        format!("<a href=\"/clusters/{}\">{}</a>", address(&cluster.name), text(&cluster.name)),
+        format!("<a href=\"/clusters/{}\">{}</a>", address(&cluster.arn), text(&cluster.name)),
         text(&cluster.scope),
         placements.join(", "),
         cluster.counts.total.to_string(),
@@ -84,6 +84,11 @@ fn row(view: &View, cluster: &ClusterView) -> Vec<String> {
         versions.join(", "),
         if open.is_empty() { "–".to_owned() } else { open.join(", ") },
     ]
+}
+
+/// Two accounts may have clusters of one name.
+fn is_of(task: &TaskCoverage, cluster: &ClusterView) -> bool {
+    task.cluster == cluster.name && task.scope == cluster.scope
 }
 
 fn is_open(verdict: Verdict) -> bool {
@@ -122,9 +127,9 @@ fn link(task: &TaskCoverage) -> String {
 }
 
 /// One cluster's tasks, by workload; `None` where there is no such cluster.
-pub fn cluster(view: &View, name: &str, now: Timestamp) -> Option<String> {
-    let cluster = view.clusters.iter().find(|cluster| cluster.name == name)?;
-    let mut tasks: Vec<&TaskCoverage> = view.tasks.iter().filter(|task| task.cluster == cluster.name).collect();
+pub fn cluster(view: &View, arn: &str, now: Timestamp) -> Option<String> {
+    let cluster = view.clusters.iter().find(|cluster| cluster.arn == arn)?;
+    let mut tasks: Vec<&TaskCoverage> = view.tasks.iter().filter(|task| is_of(task, cluster)).collect();
     tasks.sort_by(|a, b| (!is_open(a.verdict), &a.workload, &a.task).cmp(&(!is_open(b.verdict), &b.workload, &b.task)));
     let mut out = format!("<p><span class=\"mono\">{}</span></p>\n", text(&cluster.arn));
     if tasks.len() > MAX_ROWS {

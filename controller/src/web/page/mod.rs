@@ -46,10 +46,10 @@ pub async fn coverage(State(web): State<Arc<Web>>, Query(look): Query<Look>) -> 
     Html(frame.page(view.at, &coverage::overview(&view, frame.now)))
 }
 
-pub async fn cluster(State(web): State<Arc<Web>>, Path(name): Path<String>, Query(look): Query<Look>) -> Response {
-    let frame = look.frame(Tab::Coverage, &format!("Cluster {name}"));
+pub async fn cluster(State(web): State<Arc<Web>>, Path(arn): Path<String>, Query(look): Query<Look>) -> Response {
+    let frame = look.frame(Tab::Coverage, &format!("Cluster {}", crate::text::short_arn(&arn)));
     let view = web.view();
-    match coverage::cluster(&view, &name, frame.now) {
+    match coverage::cluster(&view, &arn, frame.now) {
         Some(body) => Html(frame.page(view.at, &body)).into_response(),
         None => absent(&frame, "There is no such cluster."),
     }
