@@ -2,6 +2,8 @@
 //! (finding, deliver), and obeys its monitor (control).
 
 pub mod cli;
+pub mod control;
+pub mod deliver;
 pub mod detect;
 pub mod doctor;
 pub mod event;

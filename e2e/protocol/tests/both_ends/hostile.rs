@@ -1,0 +1,1 @@
+//! The protocol as it should not go.
