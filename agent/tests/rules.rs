@@ -201,7 +201,13 @@ fn run(case: Case) -> Vec<Finding> {
     let mut pipeline = Pipeline::new(world, engine, agent, Box::new(sink), 0);
     let mut time = 101 * SECOND;
     let first = [
-        Step { exec: Some(Words::Line("containerd-shim".into())), pid: Some(5), parent: Some(1), host: true, ..Step::default() },
+        Step {
+            exec: Some(Words::Line("containerd-shim".into())),
+            pid: Some(5),
+            parent: Some(1),
+            host: true,
+            ..Step::default()
+        },
         Step { exec: Some(Words::Line("/app/server".into())), pid: Some(10), parent: Some(5), ..Step::default() },
     ];
     for step in first.into_iter().chain(case.events) {

@@ -198,6 +198,39 @@ impl Customer {
     }
 }
 
+impl Customer {
+    /// What Tasuki would have left: daemon services, node attributes and definitions in use, as any
+    /// caller of the API sees them.
+    pub async fn left_by_tasuki(&self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for cluster in [EC2_CLUSTER, FARGATE_CLUSTER] {
+            let services = self.ecs.list_services().cluster(cluster).send().await.context("ListServices")?;
+            left.extend(services.service_arns().iter().filter(|arn| arn.contains("/tasuki")).cloned());
+            let attributes =
+                self.ecs.list_attributes().cluster(cluster).target_type(ecs::TargetType::ContainerInstance);
+            let attributes = attributes.send().await.context("ListAttributes")?;
+            left.extend(
+                attributes
+                    .attributes()
+                    .iter()
+                    .map(|a| a.name())
+                    .filter(|name| name.starts_with("tasuki."))
+                    .map(str::to_owned),
+            );
+        }
+        let families = self
+            .ecs
+            .list_task_definitions()
+            .status(ecs::TaskDefinitionStatus::Active)
+            .send()
+            .await
+            .context("ListTaskDefinitions")?;
+        let own = |arn: &&String| arn.contains("-tasuki:") || arn.contains("task-definition/tasuki:");
+        left.extend(families.task_definition_arns().iter().filter(own).cloned());
+        Ok(left)
+    }
+}
+
 /// A task that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningTask {

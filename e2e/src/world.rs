@@ -62,3 +62,247 @@ pub async fn shop_image(client: &bollard::Docker) -> Result<String> {
     image::shop(&binaries()?.join("tasuki-lab"))?.build(client, &tag).await?;
     Ok(tag)
 }
+
+/// Network of the local cloud.
+const NETWORK: &str = "tasuki-cloud";
+/// Its first three octets.
+const SUBNET: &str = "172.31.250";
+/// The customer's key.
+const CUSTOMER: (&str, &str) = ("AKIA111122223333ROOT", "local");
+/// The controller's key.
+const CONTROLLER: (&str, &str) = ("AKIATASUKI", "tasuki-local");
+
+/// Everything that runs. Dropping it ends everything.
+pub struct World {
+    /// The customer.
+    pub customer: Customer,
+    /// The YAML.
+    pub config: Config,
+    /// First agent version.
+    pub agent: AgentImage,
+    /// The version that it is rolled to.
+    pub next: AgentImage,
+    /// A version whose program ends at once.
+    pub broken: AgentImage,
+    /// Image of the customer's application.
+    pub shop: String,
+    /// Endpoint of the local cloud.
+    pub endpoint: String,
+    controller: Option<Process>,
+    web: String,
+    cloud: Option<Process>,
+    docker: Option<Dockerd>,
+    directory: TempDir,
+}
+
+impl World {
+    /// Starts Docker Engine, local cloud and images; the controller comes later.
+    pub async fn start(progress: impl Fn(&str)) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("tasuki-").tempdir()?;
+        progress("looking for a Docker Engine");
+        let docker = Dockerd::find_or_start(directory.path()).await?;
+        if docker.is_private() {
+            progress("none answers: a private one is started, and stopped at the end");
+        }
+        progress("building images from this machine's files");
+        let client = docker.client()?;
+        let agent = agent_image(&client, "0.1.0").await?;
+        let next = agent_image(&client, "0.1.1").await?;
+        let broken = broken_agent_image(&client, "0.1.2").await?;
+        let shop = shop_image(&client).await?;
+        progress("starting the local cloud");
+        let (cloud, endpoint) = start_cloud(&docker, directory.path()).await?;
+        let key = Key { id: CUSTOMER.0.to_owned(), secret: CUSTOMER.1.to_owned() };
+        let customer = Customer::new(&sdk(&endpoint, &key).await);
+        let queue = customer.event_queue().await?;
+        let config = Config::create(&directory.path().join("config"), &queue)?;
+        Ok(Self {
+            customer,
+            config,
+            agent,
+            next,
+            broken,
+            shop,
+            endpoint,
+            controller: None,
+            web: String::new(),
+            cloud: Some(cloud),
+            docker: Some(docker),
+            directory,
+        })
+    }
+
+    /// Starts the controller, or starts it again.
+    pub async fn start_controller(&mut self) -> Result<()> {
+        let web = free_port()?;
+        let state = self.directory.path().join("state");
+        let mut command = Command::new(binaries()?.join("tasuki"));
+        command.arg("run").arg("--config-dir").arg(self.config.directory()).arg("--state-dir").arg(&state);
+        command.args(["--listen", &format!("127.0.0.1:{web}")]);
+        command.args([
+            "--gateway-listen",
+            &format!("{SUBNET}.1:8443"),
+            "--gateway-url",
+            &format!("https://{SUBNET}.1:8443"),
+        ]);
+        command.args(["--aws-endpoint", &self.endpoint, "--log", "info"]);
+        aws_environment(&mut command, &self.endpoint, CONTROLLER);
+        let mut process = Process::start("controller", command, self.directory.path())?;
+        self.web = format!("http://127.0.0.1:{web}");
+        let url = format!("{}/readyz", self.web);
+        let ready = until("the controller has read everything once", Duration::from_secs(60), || {
+            let alive = process.alive();
+            let url = url.clone();
+            async move {
+                alive?;
+                Ok(crate::http::send("GET", &url, "").await.ok())
+            }
+        });
+        let ready = ready.await;
+        self.controller = Some(process);
+        ready.map(drop).map_err(|error| error.context(self.controller_log()))
+    }
+
+    /// Ends the controller with SIGKILL, as a crash would.
+    pub fn kill_controller(&mut self) -> Result<()> {
+        if let Some(mut controller) = self.controller.take() {
+            controller.signal(nix::sys::signal::Signal::SIGKILL)?;
+            controller.wait(Duration::from_secs(10))?;
+        }
+        Ok(())
+    }
+
+    /// The end of the controller's log.
+    pub fn controller_log(&self) -> String {
+        self.controller
+            .as_ref()
+            .map(|controller| format!("the controller's log ends with:\n{}", controller.tail()))
+            .unwrap_or_default()
+    }
+
+    /// Runs `tasuki` with these arguments, as a user would; returns exit code and standard output.
+    pub fn tasuki(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let output = Command::new(binaries()?.join("tasuki"))
+            .args(arguments)
+            .env("TASUKI_SERVER", &self.web)
+            .env("TASUKI_STATE_DIR", self.directory.path().join("state"))
+            .env("COLUMNS", "150")
+            .output()?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        Ok((output.status.code().unwrap_or(-1), text))
+    }
+
+    /// Runs `tasuki … -o json` and parses its answer.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let mut all = arguments.to_vec();
+        all.extend(["-o", "json"]);
+        let (code, text) = self.tasuki(&all)?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("`tasuki {}` ended with {code} and said: {text}", all.join(" ")))
+    }
+
+    /// Standard output of every container of a task, for what an agent said.
+    pub async fn agent_logs(&self) -> Result<String> {
+        use futures_util::TryStreamExt;
+        let Some(docker) = &self.docker else { return Ok(String::new()) };
+        let client = docker.client()?;
+        let list = bollard::query_parameters::ListContainersOptionsBuilder::new().all(true).build();
+        let mut text = String::new();
+        for container in client.list_containers(Some(list)).await? {
+            let names = container.names.unwrap_or_default().join(" ");
+            if !names.contains("tasuki-agent") {
+                continue;
+            }
+            let options =
+                bollard::query_parameters::LogsOptionsBuilder::new().stdout(true).stderr(true).tail("30").build();
+            let lines: Vec<_> = client.logs(&container.id.unwrap_or_default(), Some(options)).try_collect().await?;
+            text.push_str(&format!("{names} ({}):\n", container.status.unwrap_or_default()));
+            lines.iter().for_each(|line| text.push_str(&line.to_string()));
+        }
+        Ok(text)
+    }
+
+    /// Commands to look around.
+    pub fn how_to_explore(&self) -> String {
+        let binaries = binaries().unwrap_or_default();
+        let docker = self.docker.as_ref().map(|docker| docker.host.clone()).unwrap_or_default();
+        format!(
+            "   export PATH={}:$PATH TASUKI_SERVER={} TASUKI_STATE_DIR={}\n   tasuki coverage; tasuki findings; tasuki actions   (page: {})\n   \
+             $EDITOR {}\n   export AWS_ENDPOINT_URL={} AWS_REGION={REGION} AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={}\n   \
+             aws ecs list-services --cluster shop-fargate\n   DOCKER_HOST={docker} docker ps\n   logs: {}/*.log",
+            binaries.display(),
+            self.web,
+            self.directory.path().join("state").display(),
+            self.web,
+            self.config.directory().join("monitor.yaml").display(),
+            self.endpoint,
+            CUSTOMER.0,
+            CUSTOMER.1,
+            self.directory.path().display()
+        )
+    }
+
+    /// Ends everything, in the order in which it can end cleanly.
+    pub async fn stop(mut self) {
+        drop(self.controller.take());
+        drop(self.cloud.take());
+        drop(self.docker.take());
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The order matters: the cloud removes its containers while the engine still runs.
+        drop(self.controller.take());
+        drop(self.cloud.take());
+        drop(self.docker.take());
+    }
+}
+
+async fn start_cloud(docker: &Dockerd, directory: &Path) -> Result<(Process, String)> {
+    let settings = serde_json::json!({
+        "accounts": [{"id": ACCOUNT, "accessKeyId": CONTROLLER.0, "secretAccessKey": CONTROLLER.1}],
+        "clusters": [{"account": ACCOUNT, "region": REGION, "name": crate::customer::EC2_CLUSTER, "instances": 1}]
+    });
+    let file = directory.join("cloud.json");
+    std::fs::write(&file, settings.to_string())?;
+    let mut command = Command::new(binaries()?.join("tasuki-cloud"));
+    command.args(["--listen", "127.0.0.1:0", "--runtime", "docker", "--docker-host", &docker.host]);
+    command.args(["--network", NETWORK, "--subnet", SUBNET, "--config"]).arg(&file);
+    command.args(["--metadata", "169.254.170.2:80", "--introspection", "127.0.0.1:51678", "--steady-after", "3"]);
+    let mut process = Process::start("cloud", command, directory)?;
+    let log = process.log.clone();
+    let endpoint = until("the local cloud listens", Duration::from_secs(60), || {
+        let alive = process.alive();
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        async move {
+            alive?;
+            let line = text.lines().find_map(|line| line.strip_prefix("endpoint "));
+            Ok(line.and_then(|line| line.split_whitespace().next()).map(str::to_owned))
+        }
+    })
+    .await?;
+    Ok((process, endpoint))
+}
+
+fn aws_environment(command: &mut Command, endpoint: &str, key: (&str, &str)) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("AWS_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("AWS_ENDPOINT_URL", endpoint).env("AWS_REGION", REGION);
+    command.env("AWS_ACCESS_KEY_ID", key.0).env("AWS_SECRET_ACCESS_KEY", key.1);
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    if port == 0 {
+        bail!("no free port on loopback");
+    }
+    Ok(port)
+}

@@ -30,7 +30,17 @@ async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
     let list =
         json!({"verdict": "Threat", "entity": "Domain", "category": "CryptoCurrency", "inline": ["pool.example.test"]});
     std::fs::write(&policy, json!({"lists": [list]}).to_string()).unwrap();
-    let mut command = Command::new(world::binaries().unwrap().join("tasuki-agent"));
+    let agent = world::binaries().unwrap().join("tasuki-agent");
+    let mut command = match cgroups {
+        Cgroups::Host => Command::new(agent),
+        // The agent must see what the engine sees: a host that has version 2 and nothing else.
+        Cgroups::V2 => {
+            let mut command = Command::new("unshare");
+            let script = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" \"$@\"";
+            command.args(["--mount", "sh", "-c", script]).arg(agent);
+            command
+        }
+    };
     command.args(["run", "--stdout", "--sensor", "ebpf", "--policy"]).arg(&policy).env("NO_COLOR", "1");
     let agent = Process::start("agent", command, directory.path()).unwrap();
     until("the agent watches", Duration::from_secs(30), || async {

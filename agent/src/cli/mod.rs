@@ -86,7 +86,9 @@ pub fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor.main(),
         Command::Rules(rules) => rules.main(),
         Command::Supervise { arguments } => supervise(&arguments),
-        Command::Watchdog { agent } => crate::sensor::ptrace::watchdog_main(agent).map(|()| Exit::Good).map_err(Into::into),
+        Command::Watchdog { agent } => {
+            crate::sensor::ptrace::watchdog_main(agent).map(|()| Exit::Good).map_err(Into::into)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tasuki-agent", &mut std::io::stdout());
             Ok(Exit::Good)

@@ -159,7 +159,9 @@ impl World {
                 self.table.insert(key, Entry::from_exec(exec, event.cgroup, false));
                 None
             }
-            (EventKind::Fork { .. } | EventKind::Exit { .. } | EventKind::Exec(_) | EventKind::Existing(_), None) => None,
+            (EventKind::Fork { .. } | EventKind::Exit { .. } | EventKind::Exec(_) | EventKind::Existing(_), None) => {
+                None
+            }
             (EventKind::Listen { .. }, key) => {
                 if let Some(entry) = key.and_then(|key| self.table.get_mut(key)) {
                     entry.listening = true;

@@ -101,7 +101,8 @@ fn network(_options: &SensorOptions, _output: Output) -> Result<Started, SensorE
 
 /// This program, as its own watchdog.
 fn watchdog() -> Result<WatchdogCommand, SensorError> {
-    let system = |source| SensorError::System { sensor: "ptrace", what: "finding the agent's own program".to_owned(), source };
+    let system =
+        |source| SensorError::System { sensor: "ptrace", what: "finding the agent's own program".to_owned(), source };
     let program = std::env::current_exe().map_err(system)?;
     Ok(WatchdogCommand { program, arguments: vec![crate::cli::WATCHDOG.into()] })
 }

@@ -110,12 +110,18 @@ impl Source {
         }
         self.observer.sync();
         self.approve(&documents).await;
-        let (desired, more) = Desired::compile(&documents, self.gateway_spec.clone(), frozen, &self.policies.hash(monitor_name(&documents)));
+        let (desired, more) = Desired::compile(
+            &documents,
+            self.gateway_spec.clone(),
+            frozen,
+            &self.policies.hash(monitor_name(&documents)),
+        );
         for problem in more {
             wrong(format!("{}/{}", problem.kind, problem.name), format!("{}: {}", problem.path, problem.message));
         }
         problems.dedup();
-        let context = Context { desired: loaded.hash.clone(), frozen, problems: problems.clone(), scopes: self.scope_views() };
+        let context =
+            Context { desired: loaded.hash.clone(), frozen, problems: problems.clone(), scopes: self.scope_views() };
         let ready = self.ready();
         self.inputs.send_replace(Inputs { desired: Arc::new(desired), context, ready });
         problems
@@ -139,7 +145,11 @@ impl Source {
     fn scope_views(&self) -> Vec<ScopeView> {
         let known = self.shared.read();
         let view = |status: crate::observe::ScopeStatus| ScopeView {
-            denied: known.fleet.denied(&status.scope).map(|(api, denied)| format!("{api}: {}", denied.detail)).collect(),
+            denied: known
+                .fleet
+                .denied(&status.scope)
+                .map(|(api, denied)| format!("{api}: {}", denied.detail))
+                .collect(),
             throttled: status.budget.iter().map(|(_, counters)| counters.throttled).sum(),
             scope: status.scope.to_string(),
             swept_at: status.swept_at,

@@ -94,7 +94,16 @@ pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         store: store.clone(),
         inputs: inputs_sender,
     };
-    let work = Work { shared, store: store.clone(), executor, changes: changed, inputs, requests: asked, view: view_sender, freeze };
+    let work = Work {
+        shared,
+        store: store.clone(),
+        executor,
+        changes: changed,
+        inputs,
+        requests: asked,
+        view: view_sender,
+        freeze,
+    };
 
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await

@@ -13,6 +13,7 @@ use tasuki_cloud::cloud::{Cloud, Options};
 use tasuki_cloud::ecs::InstanceOptions;
 use tasuki_cloud::effect::Place;
 use tasuki_cloud::faults::Faults;
+use tasuki_cloud::runtime::docker::{self, Docker};
 use tasuki_cloud::runtime::{Runtime, Virtual};
 use tasuki_cloud::settings::Settings;
 use tokio::net::TcpListener;
@@ -54,6 +55,15 @@ struct Args {
     /// What runs the containers.
     #[arg(long, value_enum, default_value_t = RuntimeKind::Virtual)]
     runtime: RuntimeKind,
+    /// Docker Engine, for --runtime docker.
+    #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
+    docker_host: String,
+    /// Name of the network that plays the VPC, and label of the containers; at most 15 bytes.
+    #[arg(long, default_value = "tasuki-cloud")]
+    network: String,
+    /// First three octets of that network.
+    #[arg(long, default_value = "172.31.250", value_parser = subnet)]
+    subnet: [u8; 3],
     /// Accounts, roles, clusters and faults, as JSON.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -84,6 +94,16 @@ struct Args {
 enum RuntimeKind {
     /// No containers: tasks start, run and stop as records.
     Virtual,
+    /// Real containers of a Docker Engine; needs root.
+    Docker,
+}
+
+fn subnet(text: &str) -> Result<[u8; 3], String> {
+    let octets: Result<Vec<u8>, _> = text.split('.').map(str::parse).collect();
+    octets
+        .ok()
+        .and_then(|octets| octets.try_into().ok())
+        .ok_or_else(|| "write three octets, such as 172.31.250".to_owned())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -141,7 +161,8 @@ pub async fn run() -> anyhow::Result<()> {
         let Some((name, value)) = pair.split_once('=') else { bail!("--container-env {pair}: expected NAME=VALUE") };
         container_environment.push((name.to_owned(), value.to_owned()));
     }
-    let steady_after = Duration::try_from_secs_f64(args.steady_after).context("--steady-after must be a positive number")?;
+    let steady_after =
+        Duration::try_from_secs_f64(args.steady_after).context("--steady-after must be a positive number")?;
     let settings = Settings {
         steady_after,
         metadata_base: args.metadata_base.trim_end_matches('/').to_owned(),
@@ -150,8 +171,14 @@ pub async fn run() -> anyhow::Result<()> {
         ..Settings::default()
     };
     let clock = Clock::real();
+    let mut docker = None;
     let runtime: Arc<dyn Runtime> = match args.runtime {
         RuntimeKind::Virtual => Arc::new(Virtual::new(clock.clone())),
+        RuntimeKind::Docker => {
+            let (host, name) = (args.docker_host.clone(), args.network.clone());
+            let started = Docker::start(docker::Options { host, name, subnet: args.subnet }).await?;
+            docker.insert(Arc::new(started)).clone()
+        }
     };
     let seed = args.seed.unwrap_or_else(rand::random);
     let faults = std::mem::take(&mut config.faults);
@@ -161,7 +188,11 @@ pub async fn run() -> anyhow::Result<()> {
     if let Some(name) = &args.cluster {
         populate(&cloud, ACCOUNT, &args.region, name, args.instances)?;
     }
-    serve(&args, cloud).await
+    let served = serve(&args, cloud).await;
+    if let Some(docker) = docker {
+        docker.shut_down().await.context("containers or network are left")?;
+    }
+    served
 }
 
 fn set_up(cloud: &Cloud, config: Config) -> anyhow::Result<()> {
@@ -201,9 +232,12 @@ async fn serve(args: &Args, cloud: Cloud) -> anyhow::Result<()> {
     let api = bind(args.listen, "the API", "--listen").await?;
     println!("endpoint http://{} seed {}", api.local_addr()?, cloud.seed());
     let api = tasuki_cloud::http::serve(cloud.clone(), api);
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .context("cannot wait for a signal")?;
     tokio::select! {
         ended = api => ended.context("the API ended")?,
         () = cloud.drive() => {}
+        _ = terminate.recv() => {}
         signal = tokio::signal::ctrl_c() => signal.context("cannot wait for a signal")?,
     }
     Ok(())
