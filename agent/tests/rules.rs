@@ -1,6 +1,8 @@
 //! Every built-in rule, tried on events that must match and on events that must not, through the
 //! whole pipeline. The cases are in agent/rules/tests, one file per rule file; this reads them.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -201,7 +203,13 @@ fn run(case: Case) -> Vec<Finding> {
     let mut pipeline = Pipeline::new(world, engine, agent, Box::new(sink), 0);
     let mut time = 101 * SECOND;
     let first = [
-        Step { exec: Some(Words::Line("containerd-shim".into())), pid: Some(5), parent: Some(1), host: true, ..Step::default() },
+        Step {
+            exec: Some(Words::Line("containerd-shim".into())),
+            pid: Some(5),
+            parent: Some(1),
+            host: true,
+            ..Step::default()
+        },
         Step { exec: Some(Words::Line("/app/server".into())), pid: Some(10), parent: Some(5), ..Step::default() },
     ];
     for step in first.into_iter().chain(case.events) {
