@@ -1,6 +1,8 @@
 //! Every built-in rule, tried on events that must match and on events that must not, through the
 //! whole pipeline. The cases are in agent/rules/tests, one file per rule file; this reads them.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// What the agent's exit codes mean; docs/reference/cli.md has the same table.
+/// What the agent's exit codes mean; docs/reference/agent-cli.md has the same table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {

@@ -8,6 +8,7 @@ use crate::sensor::replay::{self, Recorder};
 use crate::sensor::select::{self, Choice, SensorOptions};
 use crate::workload::Source;
 use anyhow::Context;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use tasuki_api::agent::{Policy, env};
 use tasuki_api::finding::Agent;
@@ -126,7 +127,11 @@ pub(super) fn logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // Fails only if a subscriber was set already, and then that one is used.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
 }
 
 /// Waits for SIGTERM or SIGINT.

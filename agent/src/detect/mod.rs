@@ -199,9 +199,11 @@ impl Engine {
         correlations: &[(rsigma_parser::CorrelationRule, Rule)],
         policy: &Policy,
     ) -> Result<(), RuleError> {
-        let mut collection = rsigma_parser::SigmaCollection::default();
-        collection.rules = prepared.iter().map(|(sigma, _)| sigma.clone()).collect();
-        collection.correlations = correlations.iter().map(|(sigma, _)| sigma.clone()).collect();
+        let collection = rsigma_parser::SigmaCollection {
+            rules: prepared.iter().map(|(sigma, _)| sigma.clone()).collect(),
+            correlations: correlations.iter().map(|(sigma, _)| sigma.clone()).collect(),
+            ..rsigma_parser::SigmaCollection::default()
+        };
         rules::guarded(|| rules::correlation_engine().add_collection(&collection))
             .map_err(|reason| RuleError::Unusable { rule: "correlation".to_owned(), reason })?;
         let engine = self.correlations.get_or_insert_with(|| Mutex::new(rules::correlation_engine()));

@@ -14,6 +14,7 @@ pub(super) fn all() -> Vec<Check> {
         kernel(),
         btf(),
         programs(),
+        functions(),
         filesystem("tracefs", &["/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"]),
         filesystem("bpffs", &["/sys/fs/bpf"]),
         cgroups(),
@@ -70,21 +71,39 @@ fn btf() -> Check {
     )
 }
 
+fn say(kind: aya::programs::ProgramType) -> (bool, String) {
+    match aya::sys::is_program_supported(kind) {
+        Ok(true) => (true, "load".to_owned()),
+        Ok(false) => (false, "are refused".to_owned()),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            (false, format!("are refused ({error}{cause})"))
+        }
+    }
+}
+
+/// Typed tracepoints need what raw ones need and BTF, which is checked apart.
 fn programs() -> Check {
     use aya::programs::ProgramType;
-    let tracing = aya::sys::is_program_supported(ProgramType::Tracing);
-    let cgroup = aya::sys::is_program_supported(ProgramType::CgroupSockAddr);
-    let say = |result: &Result<bool, aya::programs::ProgramError>| match result {
-        Ok(true) => "loads".to_owned(),
-        Ok(false) => "refused".to_owned(),
-        Err(error) => error.to_string(),
-    };
+    let (tracepoints, of_tracepoints) = say(ProgramType::RawTracePoint);
+    let (_, of_cgroups) = say(ProgramType::CgroupSockAddr);
     check(
         "BPF programs",
-        verdict(matches!(tracing, Ok(true))),
-        format!("tracing {}, cgroup sockets {}", say(&tracing), say(&cgroup)),
+        verdict(tracepoints),
+        format!("tracepoint programs {of_tracepoints}, cgroup programs {of_cgroups}"),
         "the ebpf sensor cannot be used",
         "CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or CAP_SYS_ADMIN), and a kernel lockdown that is not `confidentiality`",
+    )
+}
+
+fn functions() -> Check {
+    let (loads, detail) = say(aya::programs::ProgramType::Tracing);
+    check(
+        "BPF on functions",
+        verdict(loads),
+        format!("fentry programs {detail}"),
+        "files, memory and namespaces are seen by the other hooks only (tier 0), and some finding types are unavailable",
+        "a kernel without lockdown (`cat /sys/kernel/security/lockdown`)",
     )
 }
 

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
+use tasuki_api::desired::Response;
 use tasuki_api::finding::Agent;
 use waiting::Waiting;
 use world::{Subject, World};
@@ -199,6 +200,10 @@ impl Pipeline {
             self.world.containers.state(container).last_finding = Some(event.time);
         }
         let wanted = engine.response(&found.rule);
+        if wanted == Response::Kill {
+            // Its program is opened while there is a process to open it by; the hash is evidence.
+            gather::known_hash(&mut self.world, event, subject);
+        }
         let response = self.responder.respond(wanted, subject.key, subject.container.is_some(), event.time);
         let key = group_key(subject, facts, found);
         let seen = build::timestamp(&self.world, event.time);

@@ -61,6 +61,11 @@ impl Subject {
     }
 }
 
+/// Who asked which name under which message id.
+type Asked = (IpAddr, u16, String);
+/// The process and cgroup of a question, which its answer often lacks.
+type Asker = (Option<ProcessKey>, Option<CgroupId>);
+
 /// The world.
 #[derive(Debug)]
 pub struct World {
@@ -76,7 +81,7 @@ pub struct World {
     pub names: NameCache,
     /// What happened in each container.
     pub containers: Containers,
-    questions: LruCache<(IpAddr, u16, String), (Option<ProcessKey>, Option<CgroupId>)>,
+    questions: LruCache<Asked, Asker>,
     stdio: LruCache<ProcessKey, [Stdio; 3]>,
     looked_up: Vec<(ProcessKey, [Stdio; 3])>,
     host_mount_namespace: Option<u64>,
@@ -96,11 +101,11 @@ impl World {
     /// # Errors
     /// When a worker thread cannot be started.
     pub fn live(source: Source) -> std::io::Result<Self> {
+        let node = matches!(source, Source::Introspection(_));
         let mut world = Self::bare(Workloads::start(source)?, Hasher::start(size(HASH_CACHE), HASH_BYTES_PER_SECOND)?);
         world.live = true;
         world.boot = super::clock::boot_offset();
-        world.host_mount_namespace =
-            crate::workload::cgroup::sees_host().then(|| crate::workload::cgroup::namespace_of(1, "mnt")).flatten();
+        world.host_mount_namespace = node.then(|| crate::workload::cgroup::host_namespace("mnt")).flatten();
         snapshot::fill(&mut world.table);
         Ok(world)
     }

@@ -39,7 +39,7 @@ impl Users {
             if self.cache.len() == self.cache.cap().get() {
                 self.evictions += 1;
             }
-            let names = open_in_root(pid, "etc/passwd").map(|file| parse(file)).unwrap_or_default();
+            let names = open_in_root(pid, "etc/passwd").map(parse).unwrap_or_default();
             self.cache.put(mount_namespace, names);
         }
         self.cache.get(&mount_namespace)?.get(&uid).cloned()

@@ -66,6 +66,7 @@ pub fn start(choice: Choice, options: &SensorOptions, output: Output) -> Result<
                         notes.extend(started.notes);
                         return Ok(Started { notes, ..started });
                     }
+                    Err(SensorError::Unavailable { sensor, reason }) => notes.push(format!("{sensor}: {reason}")),
                     Err(error) => notes.push(error.to_string()),
                 }
             }

@@ -149,11 +149,20 @@ pub fn namespace_of(pid: u32, kind: &str) -> Option<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/{kind}")).ok().map(|metadata| metadata.ino())
 }
 
-/// Whether this process sees its host's processes: PID 1 is then in the initial PID namespace,
-/// whose inode number is fixed (PROC_PID_INIT_INO, include/linux/proc_ns.h).
+/// Whether this process sees its host's processes: it is in the initial PID namespace, whose
+/// inode number is fixed (PROC_PID_INIT_INO, include/linux/proc_ns.h).
 pub fn sees_host() -> bool {
     const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
-    namespace_of(1, "pid") == Some(PROC_PID_INIT_INO)
+    namespace_of(std::process::id(), "pid") == Some(PROC_PID_INIT_INO)
+}
+
+/// Inode of the host's own namespace of a kind. PID 1 may be closed to an agent with fewer
+/// capabilities than it has; kthreadd (PID 2) lives in the same namespaces.
+pub fn host_namespace(kind: &str) -> Option<u64> {
+    namespace_of(1, kind).or_else(|| {
+        let kernel_thread = std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd");
+        kernel_thread.then(|| namespace_of(2, kind)).flatten()
+    })
 }
 
 #[cfg(test)]
@@ -202,6 +211,6 @@ mod tests {
     fn this_machine_s_own_hierarchies_are_found() {
         let cgroups = Cgroups::of_this_machine();
         assert!(!cgroups.roots().is_empty());
-        assert!(cgroups.ids.len() > 0);
+        assert!(!cgroups.ids.is_empty());
     }
 }

@@ -157,7 +157,7 @@ impl Workloads {
             cgroups: if live { Cgroups::of_this_machine() } else { Cgroups::default() },
             names: Names::start(source)?,
             by_mount_namespace: LruCache::new(NonZeroUsize::MIN.saturating_add(CACHE - 1)),
-            host_pid_namespace: (live && !sidecar).then(|| cgroup::namespace_of(1, "pid")).flatten(),
+            host_pid_namespace: (live && !sidecar).then(|| cgroup::host_namespace("pid")).flatten(),
             live,
             sidecar,
             evictions: 0,
