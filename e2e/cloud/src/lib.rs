@@ -20,6 +20,7 @@ pub mod error;
 pub mod events;
 pub mod faults;
 pub mod http;
+pub mod metadata;
 pub mod runtime;
 pub mod settings;
 pub mod sqs;

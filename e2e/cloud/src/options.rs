@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 const EXAMPLES: &str = "\
 Try it:
   tasuki-cloud --cluster demo --instances 2
-  export AWS_ENDPOINT_URL=http://127.0.0.1:4566 AWS_REGION=eu-central-1
+  export AWS_ENDPOINT_URL=http://127.0.0.1:4566 AWS_DEFAULT_REGION=eu-central-1
   export AWS_ACCESS_KEY_ID=AKIA111122223333ROOT AWS_SECRET_ACCESS_KEY=local
   aws ecs list-container-instances --cluster demo
 
@@ -234,11 +234,43 @@ async fn serve(args: &Args, cloud: Cloud) -> anyhow::Result<()> {
     let api = tasuki_cloud::http::serve(cloud.clone(), api);
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .context("cannot wait for a signal")?;
+    let metadata = serve_metadata(args, &cloud).await?;
+    let introspection = serve_introspection(args, &cloud).await?;
     tokio::select! {
         ended = api => ended.context("the API ended")?,
+        ended = metadata => ended.context("the metadata endpoint ended")?,
+        ended = introspection => ended.context("the introspection endpoint ended")?,
         () = cloud.drive() => {}
         _ = terminate.recv() => {}
         signal = tokio::signal::ctrl_c() => signal.context("cannot wait for a signal")?,
     }
     Ok(())
+}
+
+type Served = std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
+
+/// A server on a listener, or one that never ends when there is none.
+fn served(listener: Option<TcpListener>, router: Option<axum::Router>) -> Served {
+    match listener.zip(router) {
+        Some((listener, router)) => Box::pin(async move { axum::serve(listener, router).await }),
+        None => Box::pin(std::future::pending()),
+    }
+}
+
+async fn serve_metadata(args: &Args, cloud: &Cloud) -> anyhow::Result<Served> {
+    let Some(address) = args.metadata else { return Ok(served(None, None)) };
+    let listener = bind(address, "task metadata", "--metadata").await?;
+    Ok(served(Some(listener), Some(tasuki_cloud::metadata::router(cloud.clone()))))
+}
+
+async fn serve_introspection(args: &Args, cloud: &Cloud) -> anyhow::Result<Served> {
+    let Some(address) = args.introspection else { return Ok(served(None, None)) };
+    let cluster = args
+        .cluster
+        .as_deref()
+        .context("--introspection needs --cluster and --instances: it speaks for one instance")?;
+    let instance = tasuki_cloud::metadata::documents::first_instance(&cloud.world(), cluster);
+    let instance = instance.context("--introspection needs at least one container instance: add --instances 1")?;
+    let listener = bind(address, "agent introspection", "--introspection").await?;
+    Ok(served(Some(listener), Some(tasuki_cloud::metadata::introspection_router(cloud.clone(), instance))))
 }
