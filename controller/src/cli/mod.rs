@@ -197,3 +197,9 @@ fn written(result: std::io::Result<Exit>) -> ExitCode {
 
 #[cfg(test)]
 mod tests;
+
+/// What other rooms' tests show.
+#[cfg(test)]
+pub(crate) mod fixtures {
+    pub use super::tests::{finding, view};
+}
