@@ -22,7 +22,7 @@ pub use client::sha256_hex;
 pub use http::HttpError;
 pub use key::{KeyError, KeyHome};
 pub use metadata::METADATA_URI;
-pub use presign::{CredentialSource, PresignError};
+pub use presign::{Binding, CredentialSource, PresignError, presign};
 pub use spool::{DISK_BYTES, MEMORY_BYTES, SpoolCounters};
 
 use crate::control::{HeartbeatSource, PolicyKeeper, PolicyProblem, PublicKey};

@@ -17,7 +17,6 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use tasuki_api::finding::{Finding, Severity};
-use ulid::Ulid;
 
 /// Default bound on disk, bytes.
 pub const DISK_BYTES: u64 = 64 << 20;
@@ -61,7 +60,6 @@ enum Place {
 
 struct Entry {
     index: u64,
-    id: Ulid,
     size: u64,
     place: Place,
 }
@@ -134,16 +132,16 @@ impl Spool {
             for (offset, length) in scan.payloads {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX);
                 let payload = bytes.get(start..start.saturating_add(length as usize)).unwrap_or_default();
-                let Ok(finding) = serde_json::from_slice::<Finding>(payload) else {
+                if serde_json::from_slice::<Finding>(payload).is_err() {
                     self.counters.damaged += 1;
                     continue;
-                };
+                }
                 let size = u64::from(length) + HEADER as u64;
                 if self.used + size > self.bound {
                     self.counters.dropped += 1;
                     continue;
                 }
-                self.push(finding.id, size, Place::Disk { segment, offset, length });
+                self.push(size, Place::Disk { segment, offset, length });
                 live += 1;
             }
             self.counters.recovered += live;
@@ -160,8 +158,8 @@ impl Spool {
         self.directory.as_deref().unwrap_or(Path::new("")).join(format!("{segment:020}.spool"))
     }
 
-    fn push(&mut self, id: Ulid, size: u64, place: Place) {
-        self.entries.push_back(Entry { index: self.next, id, size, place });
+    fn push(&mut self, size: u64, place: Place) {
+        self.entries.push_back(Entry { index: self.next, size, place });
         self.next += 1;
         self.used += size;
     }
@@ -191,7 +189,7 @@ impl Spool {
             }
             let offset = bytes.len() + HEADER;
             record::write(&payload, &mut bytes);
-            taken.push((finding.id, offset, payload));
+            taken.push((offset, payload));
         }
         if taken.is_empty() {
             return;
@@ -204,7 +202,7 @@ impl Spool {
             self.active = None;
             None
         });
-        for (id, offset, payload) in taken {
+        for (offset, payload) in taken {
             let size = (payload.len() + HEADER) as u64;
             let place = match at {
                 Some((segment, start)) => {
@@ -214,7 +212,7 @@ impl Spool {
                 }
                 None => Place::Memory(payload),
             };
-            self.push(id, size, place);
+            self.push(size, place);
         }
     }
 
@@ -316,7 +314,8 @@ impl Spool {
     }
 
     /// Bytes that wait.
-    pub fn used(&self) -> u64 {
+    #[cfg(test)]
+    fn used(&self) -> u64 {
         self.used
     }
 
@@ -324,17 +323,13 @@ impl Spool {
     pub fn counters(&self) -> SpoolCounters {
         self.counters
     }
-
-    /// Ids that wait, the oldest first.
-    pub fn ids(&self) -> impl Iterator<Item = Ulid> + '_ {
-        self.entries.iter().map(|entry| entry.id)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+    use ulid::Ulid;
 
     fn finding(id: u128, severity: &str, title: &str) -> Finding {
         serde_json::from_value(json!({
@@ -344,8 +339,8 @@ mod tests {
         }))
         .unwrap()
     }
-    fn numbers(spool: &Spool) -> Vec<u128> {
-        spool.ids().map(|id| id.0).collect()
+    fn numbers(spool: &mut Spool) -> Vec<u128> {
+        spool.peek(usize::MAX, usize::MAX).iter().map(|waiting| waiting.finding.id.0).collect()
     }
 
     #[test]
@@ -358,13 +353,13 @@ mod tests {
         assert_eq!(first.iter().map(|w| w.finding.id.0).collect::<Vec<_>>(), [1, 2]);
         std::mem::forget(spool); // a crash: nothing is closed
         let mut spool = Spool::open(dir.path(), DISK_BYTES).unwrap();
-        assert_eq!((numbers(&spool), spool.counters().recovered), (vec![1, 2, 3], 3));
+        assert_eq!((numbers(&mut spool), spool.counters().recovered), (vec![1, 2, 3], 3));
         spool.append(&[finding(4, "Low", "d")]);
         let all: Vec<u64> = spool.peek(3, usize::MAX).iter().map(|w| w.index).collect();
         spool.forget(&all);
         drop(spool);
         let mut spool = Spool::open(dir.path(), DISK_BYTES).unwrap();
-        assert_eq!(numbers(&spool), [4]);
+        assert_eq!(numbers(&mut spool), [4]);
         let last: Vec<u64> = spool.peek(9, usize::MAX).iter().map(|w| w.index).collect();
         spool.forget(&last);
         assert_eq!((spool.used(), std::fs::read_dir(dir.path()).unwrap().count()), (0, 0));
@@ -382,8 +377,8 @@ mod tests {
         bytes.truncate(bytes.len() - 5);
         bytes[one + 30] ^= 0xff;
         std::fs::write(&path, &bytes).unwrap();
-        let spool = Spool::open(dir.path(), DISK_BYTES).unwrap();
-        assert_eq!(numbers(&spool), [1, 3]);
+        let mut spool = Spool::open(dir.path(), DISK_BYTES).unwrap();
+        assert_eq!(numbers(&mut spool), [1, 3]);
         assert_eq!((spool.counters().damaged, spool.counters().torn), (1, 1));
     }
 
@@ -401,7 +396,7 @@ mod tests {
             spool.append(&(1000..1500).map(|id| finding(id, "Medium", "more")).collect::<Vec<_>>());
             assert!(spool.used() <= bound / 4 * 3);
             spool.append(&[finding(5000, "Critical", "the one that counts")]);
-            assert_eq!(numbers(&spool).last(), Some(&5000));
+            assert_eq!(numbers(&mut spool).last(), Some(&5000));
             spool.append(&(6000..7000).map(|id| finding(id, "High", "x")).collect::<Vec<_>>());
             assert!(spool.used() <= bound);
             let waiting = spool.len() as u64;

@@ -287,6 +287,12 @@ impl Gateway {
         self.inner.sessions.len()
     }
 
+    /// How the agent of a task proved who it is: whether it came from the task's own address, and whether
+    /// the task's role signed. `None` where it has no session here.
+    pub fn identity(&self, task: &str) -> Option<(evidence::Address, bool)> {
+        self.inner.sessions.of_task(task).map(|session| (session.address, session.signed))
+    }
+
     /// Stops listening, lets requests under way end within `grace`, and writes down who was heard.
     pub async fn stop(self, grace: Duration) {
         self.server.graceful_shutdown(Some(grace));

@@ -244,9 +244,4 @@ impl Sessions {
     pub fn len(&self) -> usize {
         self.index().by_id.len()
     }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
