@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, one place for exit codes.
 
 mod doctor;
+mod report;
 mod rules;
 mod run;
 

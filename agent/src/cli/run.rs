@@ -1,15 +1,18 @@
 //! `tasuki-agent run`.
 
 use super::Exit;
+use super::report::{self, Report};
 use crate::detect::{Engine, EngineCell};
 use crate::finding::{FindingSink, StdoutSink};
-use crate::pipeline::{Pipeline, priority, world::World};
+use crate::pipeline::priority::{self, Priority};
+use crate::pipeline::{Pipeline, world::World};
 use crate::sensor::replay::{self, Recorder};
 use crate::sensor::select::{self, Choice, SensorOptions};
 use crate::workload::Source;
 use anyhow::Context;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tasuki_api::agent::{Policy, env};
 use tasuki_api::finding::Agent;
 
@@ -48,10 +51,6 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn main(self) -> anyhow::Result<Exit> {
         logging();
-        anyhow::ensure!(
-            self.stdout || self.events.is_some(),
-            "this build delivers to no gateway yet; add --stdout to print findings as JSON lines"
-        );
         let policy = policy(self.policy.as_deref())?;
         let engine = Engine::compile(&policy)?;
         for problem in engine.problems() {
@@ -67,41 +66,51 @@ impl Run {
             Some(path) => replay::world(path)?,
             None => World::live(Source::from_env()).context("starting the agent's threads")?,
         };
-        if !replaying {
-            let got = priority::raise();
-            tracing::info!(nice = got.nice, autogroup = got.autogroup, refused = got.refused, "scheduling priority");
-        }
+        let got = if replaying { Priority { nice: 0, autogroup: false, refused: None } } else { priority::raise() };
+        tracing::info!(nice = got.nice, autogroup = got.autogroup, refused = got.refused, "scheduling priority");
         let (output, events) = std::sync::mpsc::sync_channel(QUEUE);
         let mut started = select::start(self.sensor, &options, output)?;
         for note in &started.notes {
             tracing::info!(reason = note, "no better sensor");
         }
         let best = started.sensors.first().context("no sensor was started")?;
-        let agent = Agent {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            depth: best.depth(),
-            sensor: best.name().to_owned(),
-        };
+        let agent = Agent { version: report::version(), depth: best.depth(), sensor: best.name().to_owned() };
         tracing::info!(sensor = agent.sensor, rules = engine.rules().len(), "watching");
         let families: Vec<_> = started.sensors.iter().flat_map(|sensor| sensor.families()).collect();
         for missing in engine.unavailable(&families) {
             tracing::debug!(kind = missing.kind, reason = missing.reason, "unavailable");
         }
         let seed = if replaying { 0 } else { rand::random() };
-        let sink: Box<dyn FindingSink> = Box::new(StdoutSink::new(std::io::stdout()));
+        let (sink, reporting): (Box<dyn FindingSink>, _) = if self.stdout || replaying {
+            (Box::new(StdoutSink::new(std::io::stdout())), None)
+        } else {
+            let (queue, reporting) = report::prepare()?;
+            (Box::new(queue), Some(reporting))
+        };
         let recorder = self.record.as_deref().map(|path| create(path, &world)).transpose()?;
-        let mut pipeline = Pipeline::new(world, EngineCell::new(engine), agent, sink, seed);
+        let (engine, tasks) = (EngineCell::new(engine), world.tasks_handle());
+        let mut pipeline = Pipeline::new(world, engine.clone(), agent, sink, seed);
         if let Some(recorder) = recorder {
             pipeline = pipeline.with_recorder(recorder);
         }
         let stats = pipeline.stats();
         let worker = std::thread::Builder::new().name("pipeline".into()).spawn(move || pipeline.run(&events))?;
-        if !replaying {
-            until_stopped()?;
-            started.sensors.iter_mut().for_each(|sensor| sensor.stop());
+        let report = Arc::new(Report::new(started.sensors, engine.clone(), tasks, stats.clone(), &got));
+        let mut worker = Some(worker);
+        let mut whole = true;
+        let mut drain = || whole = worker.take().is_none_or(|worker| worker.join().is_ok());
+        match reporting {
+            Some(reporting) => reporting.run(report.clone(), engine, &mut drain)?,
+            None => {
+                if !replaying {
+                    until_stopped()?;
+                    report.stop();
+                }
+                drain();
+            }
         }
-        anyhow::ensure!(worker.join().is_ok(), "the pipeline ended unexpectedly; please report it with its log");
-        let problem = started.sensors.iter().find_map(|sensor| sensor.state().detail);
+        anyhow::ensure!(whole, "the pipeline ended unexpectedly; please report it with its log");
+        let problem = report.problem();
         tracing::info!(stats = ?stats, "stopped");
         match problem.filter(|_| replaying) {
             Some(problem) => anyhow::bail!("{problem}"),
@@ -136,14 +145,5 @@ pub(super) fn logging() {
 
 /// Waits for SIGTERM or SIGINT.
 fn until_stopped() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-        Ok(())
-    })
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(report::stopped())
 }

@@ -7,7 +7,7 @@ use crate::event::{CgroupId, Event, EventKind, Exec, FileEvent, FileOperation, P
 use crate::process::hash::Hasher;
 use crate::process::users::Users;
 use crate::process::{Entry, Limits, ProcessTable, snapshot, sockets};
-use crate::workload::{Description, Place, Source, Workloads};
+use crate::workload::{Description, Place, Source, Workloads, names::TasksHandle};
 use lru::LruCache;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -135,6 +135,11 @@ impl World {
             live: false,
             unplaced: 0,
         }
+    }
+
+    /// With which another thread reads the tasks that are seen.
+    pub fn tasks_handle(&self) -> TasksHandle {
+        self.workloads.tasks_handle()
     }
 
     /// Whether this machine may be read.

@@ -3,6 +3,8 @@
 //! Each sensor is started by one small function below; everything else knows only [`Sensor`].
 
 use super::ebpf::{self, EbpfSensor};
+use super::inotify::InotifySensor;
+use super::network::NetworkSensor;
 use super::ptrace::{PtraceConfig, PtraceSensor, WatchdogCommand};
 use super::{Output, Sensor, SensorError, replay::Replay};
 use std::path::PathBuf;
@@ -78,10 +80,6 @@ pub fn start(choice: Choice, options: &SensorOptions, output: Output) -> Result<
     }
 }
 
-fn absent(sensor: &'static str) -> SensorError {
-    SensorError::Unavailable { sensor, reason: "this build does not have it".to_owned() }
-}
-
 /// eBPF with fanotify beside it: both give what the other cannot.
 fn ebpf(options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
     let memory_limit = options.memory_mib.map(|mib| mib << 20);
@@ -90,14 +88,35 @@ fn ebpf(options: &SensorOptions, output: Output) -> Result<Started, SensorError>
 }
 
 /// ptrace, with packets and inotify beside it.
-fn ptrace(_options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
-    let sensor = PtraceSensor::start(PtraceConfig { watchdog: Some(watchdog()?), limits: Default::default() }, output)?;
-    Ok(Started { sensors: vec![Box::new(sensor)], notes: Vec::new() })
+fn ptrace(options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
+    let config = PtraceConfig { watchdog: Some(watchdog()?), limits: Default::default() };
+    let mut started =
+        Started { sensors: vec![Box::new(PtraceSensor::start(config, output.clone())?)], notes: Vec::new() };
+    started.add("network", network(options, output.clone()));
+    started.add("inotify", inotify(output));
+    Ok(started)
 }
 
 /// Packets and sockets.
-fn network(_options: &SensorOptions, _output: Output) -> Result<Started, SensorError> {
-    Err(absent("network"))
+fn network(_options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
+    Ok(Started { sensors: vec![Box::new(NetworkSensor::start(output)?)], notes: Vec::new() })
+}
+
+fn inotify(output: Output) -> Result<Started, SensorError> {
+    Ok(Started { sensors: vec![Box::new(InotifySensor::start(output)?)], notes: Vec::new() })
+}
+
+impl Started {
+    /// Adds a sensor that is of use but not what was asked for: without it there is a note.
+    fn add(&mut self, name: &str, other: Result<Started, SensorError>) {
+        match other {
+            Ok(other) => {
+                self.sensors.extend(other.sensors);
+                self.notes.extend(other.notes);
+            }
+            Err(error) => self.notes.push(format!("{name}: {error}")),
+        }
+    }
 }
 
 /// This program, as its own watchdog.
