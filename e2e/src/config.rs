@@ -21,7 +21,7 @@ impl Config {
             &format!(
                 "# Which accounts and Regions are watched, and how events arrive.\n\
                  apiVersion: tasuki.dev/v1alpha1\nkind: AwsScope\nmetadata: {{ name: local }}\nspec:\n  \
-                 regions: [{REGION}]\n  eventQueue: {event_queue}\n  sweepInterval: 30s\n  \
+                 regions: [{REGION}]\n  eventQueue: {event_queue}\n  sweepInterval: 1m\n  \
                  agentTaskRole: {}\n  agentExecutionRole: {}\n",
                 role("tasuki-agent"),
                 role("tasuki-agent-execution")

@@ -114,7 +114,8 @@ impl World {
         let (cloud, endpoint) = start_cloud(&docker, directory.path()).await?;
         let key = Key { id: CUSTOMER.0.to_owned(), secret: CUSTOMER.1.to_owned() };
         let customer = Customer::new(&sdk(&endpoint, &key).await);
-        let queue = customer.event_queue().await?;
+        let queue = customer.event_queue().await;
+        let queue = queue.map_err(|error| error.context(format!("the local cloud's log ends with:\n{}", cloud.tail())))?;
         let config = Config::create(&directory.path().join("config"), &queue)?;
         Ok(Self {
             customer,
@@ -262,8 +263,7 @@ impl Drop for World {
 
 async fn start_cloud(docker: &Dockerd, directory: &Path) -> Result<(Process, String)> {
     let settings = serde_json::json!({
-        "accounts": [{"id": ACCOUNT, "accessKeyId": CONTROLLER.0, "secretAccessKey": CONTROLLER.1}],
-        "clusters": [{"account": ACCOUNT, "region": REGION, "name": crate::customer::EC2_CLUSTER, "instances": 1}]
+        "accounts": [{"id": ACCOUNT, "accessKeyId": CONTROLLER.0, "secretAccessKey": CONTROLLER.1}]
     });
     let file = directory.join("cloud.json");
     std::fs::write(&file, settings.to_string())?;
@@ -271,6 +271,8 @@ async fn start_cloud(docker: &Dockerd, directory: &Path) -> Result<(Process, Str
     command.args(["--listen", "127.0.0.1:0", "--runtime", "docker", "--docker-host", &docker.host]);
     command.args(["--network", NETWORK, "--subnet", SUBNET, "--config"]).arg(&file);
     command.args(["--metadata", "169.254.170.2:80", "--introspection", "127.0.0.1:51678", "--steady-after", "3"]);
+    // An EC2 instance joins the cluster that the customer will create.
+    command.args(["--cluster", crate::customer::EC2_CLUSTER, "--instances", "1", "--region", REGION]);
     let mut process = Process::start("cloud", command, directory)?;
     let log = process.log.clone();
     let endpoint = until("the local cloud listens", Duration::from_secs(60), || {
