@@ -3,6 +3,9 @@
 //! A binary of its own: a child that another test has forked holds the programs' descriptors until
 //! it execs, so that they would outlive a stop by a moment.
 
+// Helpers of tests may stop the test; clippy knows that only of functions marked #[test].
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::process::Command;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};

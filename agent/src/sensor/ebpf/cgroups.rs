@@ -99,7 +99,7 @@ fn is_root(path: &Path) -> bool {
     !path.join("cgroup.type").exists()
 }
 
-fn private_mount() -> io::Result<OwnedFd> {
+pub(super) fn private_mount() -> io::Result<OwnedFd> {
     let check = |result: libc::c_long| {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
     };
