@@ -179,7 +179,7 @@ async fn a_process_killed_while_it_creates_a_daemon_leaves_one_service_and_one_r
         |ecs| ecs.state().services.len() == 1,
         |ecs, _| {
             assert_eq!(ecs.state().services.len(), 1);
-        assert_eq!(ecs.revisions(DAEMON_SERVICE), 1);
+            assert_eq!(ecs.revisions(DAEMON_SERVICE), 1);
         },
     )
     .await;

@@ -141,7 +141,8 @@ pub async fn run() -> anyhow::Result<()> {
         let Some((name, value)) = pair.split_once('=') else { bail!("--container-env {pair}: expected NAME=VALUE") };
         container_environment.push((name.to_owned(), value.to_owned()));
     }
-    let steady_after = Duration::try_from_secs_f64(args.steady_after).context("--steady-after must be a positive number")?;
+    let steady_after =
+        Duration::try_from_secs_f64(args.steady_after).context("--steady-after must be a positive number")?;
     let settings = Settings {
         steady_after,
         metadata_base: args.metadata_base.trim_end_matches('/').to_owned(),

@@ -142,7 +142,9 @@ impl World {
             Service::Sqs => region.queues.call(ctx, operation, value, host),
             Service::Sts => None,
         });
-        answer.unwrap_or_else(|| Err(ApiError::new("UnknownOperationException", format!("The operation {operation} is not offered."))))
+        answer.unwrap_or_else(|| {
+            Err(ApiError::new("UnknownOperationException", format!("The operation {operation} is not offered.")))
+        })
     }
 
     fn throttle(&mut self, place: &Place, service: Service, operation: &str) -> ApiResult<()> {
@@ -272,7 +274,9 @@ impl World {
             match timer {
                 Timer::Deliver(delivery) => self.deliver(&place, *delivery),
                 Timer::QueueWake => {}
-                other => self.with(&place, "ecs.amazonaws.com", |region, ctx| ecs::api::timer(&mut region.ecs, ctx, &other)),
+                other => {
+                    self.with(&place, "ecs.amazonaws.com", |region, ctx| ecs::api::timer(&mut region.ecs, ctx, &other))
+                }
             }
         }
     }
@@ -341,13 +345,17 @@ impl World {
         if !granted && !(role.is_some() && *account == from.account) {
             return Err("the queue's policy does not allow sqs:SendMessage from this rule");
         }
-        let put = self.with(&to, "events.amazonaws.com", |region, ctx| region.queues.put(ctx, name, body, "events.amazonaws.com"));
+        let put = self.with(&to, "events.amazonaws.com", |region, ctx| {
+            region.queues.put(ctx, name, body, "events.amazonaws.com")
+        });
         if put { Ok(()) } else { Err("the queue does not exist") }
     }
 }
 
 fn denied(caller: &str, action: &str, service: Service) -> ApiError {
-    let message = format!("User: {caller} is not authorized to perform: {action} with an explicit deny in a service control policy");
+    let message = format!(
+        "User: {caller} is not authorized to perform: {action} with an explicit deny in a service control policy"
+    );
     match service {
         Service::Ecs | Service::Events => ApiError::new("AccessDeniedException", message),
         Service::Sqs | Service::Sts => ApiError::new("AccessDenied", message).with_status(403),

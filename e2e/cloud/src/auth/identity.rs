@@ -154,7 +154,8 @@ impl Identity {
         rng: &mut StdRng,
     ) -> Option<(Credentials, String)> {
         let role = self.task_roles.get(credentials_id)?.clone();
-        let role_id = self.roles.get(&role.role_arn).map_or_else(|| format!("AROA{}", upper(rng, 17)), |r| r.id.clone());
+        let role_id =
+            self.roles.get(&role.role_arn).map_or_else(|| format!("AROA{}", upper(rng, 17)), |r| r.id.clone());
         let six_hours = Duration::from_secs(6 * 3600);
         let (credentials, _) = self.issue(&role.role_arn, &role_id, &role.session, six_hours, now, rng).ok()?;
         Some((credentials, role.role_arn))
@@ -169,8 +170,8 @@ impl Identity {
         now: Timestamp,
         rng: &mut StdRng,
     ) -> ApiResult<(Credentials, Caller)> {
-        let (account, name) = split_role(role_arn)
-            .ok_or_else(|| ApiError::new("ValidationError", format!("{role_arn} is invalid")))?;
+        let (account, name) =
+            split_role(role_arn).ok_or_else(|| ApiError::new("ValidationError", format!("{role_arn} is invalid")))?;
         let caller = Caller {
             account: account.into(),
             arn: format!("arn:aws:sts::{account}:assumed-role/{name}/{session}"),

@@ -121,7 +121,9 @@ fn from_header(parts: &Parts) -> Result<Claim, SignatureError> {
     let field = |name: &str| {
         let found = fields.split(',').filter_map(|f| f.trim().split_once('=')).find(|(n, _)| *n == name);
         found.map(|(_, value)| value.to_owned()).ok_or_else(|| {
-            SignatureError::Incomplete(format!("Authorization header requires '{name}' parameter. Authorization={authorization}"))
+            SignatureError::Incomplete(format!(
+                "Authorization header requires '{name}' parameter. Authorization={authorization}"
+            ))
         })
     };
     let amz_date = header("x-amz-date").ok_or_else(|| {
@@ -129,13 +131,21 @@ fn from_header(parts: &Parts) -> Result<Claim, SignatureError> {
             "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.".into(),
         )
     })?;
-    scope(&field("Credential")?, field("SignedHeaders")?, field("Signature")?, amz_date, header("x-amz-security-token"), None)
+    scope(
+        &field("Credential")?,
+        field("SignedHeaders")?,
+        field("Signature")?,
+        amz_date,
+        header("x-amz-security-token"),
+        None,
+    )
 }
 
 fn from_query(query: &[(String, String)]) -> Result<Claim, SignatureError> {
     let find = |name: &str| query.iter().find(|(n, _)| n == name).map(|(_, v)| percent_decode(v));
     let need = |name: &str| {
-        find(name).ok_or_else(|| SignatureError::Incomplete(format!("AWS query-string parameters must include '{name}'.")))
+        find(name)
+            .ok_or_else(|| SignatureError::Incomplete(format!("AWS query-string parameters must include '{name}'.")))
     };
     if need("X-Amz-Algorithm")? != "AWS4-HMAC-SHA256" {
         return Err(SignatureError::Incomplete("Unsupported AWS 'algorithm'.".into()));
@@ -162,7 +172,9 @@ fn scope(
 ) -> Result<Claim, SignatureError> {
     let pieces: Vec<&str> = credential.split('/').collect();
     let [key, date, region, service, "aws4_request"] = pieces.as_slice() else {
-        let message = format!("Credential must have 5 slash-delimited elements, e.g. keyid/date/region/service/term, got '{credential}'");
+        let message = format!(
+            "Credential must have 5 slash-delimited elements, e.g. keyid/date/region/service/term, got '{credential}'"
+        );
         return Err(SignatureError::Incomplete(message));
     };
     Ok(Claim {
@@ -182,18 +194,29 @@ fn check_time(claim: &Claim, wall: Timestamp) -> Result<(), SignatureError> {
     let signed = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", &claim.amz_date)
         .and_then(|civil| civil.to_zoned(jiff::tz::TimeZone::UTC))
         .map(|zoned| zoned.timestamp())
-        .map_err(|_| SignatureError::Incomplete(format!("Date must be in ISO-8601 'basic format'. Got '{}'.", claim.amz_date)))?;
+        .map_err(|_| {
+            SignatureError::Incomplete(format!("Date must be in ISO-8601 'basic format'. Got '{}'.", claim.amz_date))
+        })?;
     if !claim.amz_date.starts_with(&claim.date) {
-        let message = format!("Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: '{}'", claim.amz_date);
+        let message = format!(
+            "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: '{}'",
+            claim.amz_date
+        );
         return Err(SignatureError::Mismatch(message));
     }
     let age = wall.duration_since(signed);
     if age < -SKEW {
-        return Err(SignatureError::Mismatch(format!("Signature not yet current: {} is still later than {wall}", claim.amz_date)));
+        return Err(SignatureError::Mismatch(format!(
+            "Signature not yet current: {} is still later than {wall}",
+            claim.amz_date
+        )));
     }
     let limit = claim.expires.map_or(SKEW, SignedDuration::from_secs);
     if age > limit {
-        return Err(SignatureError::Mismatch(format!("Signature expired: {} is now earlier than {wall}", claim.amz_date)));
+        return Err(SignatureError::Mismatch(format!(
+            "Signature expired: {} is now earlier than {wall}",
+            claim.amz_date
+        )));
     }
     Ok(())
 }
@@ -228,7 +251,9 @@ fn canonical_request(
         headers.push_str(&format!("{name}:{}\n", values.join(",")));
     }
     if !host_signed {
-        return Err(SignatureError::Mismatch("'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.".into()));
+        return Err(SignatureError::Mismatch(
+            "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.".into(),
+        ));
     }
     let declared = parts.headers.get("x-amz-content-sha256").and_then(|v| v.to_str().ok());
     let payload = match declared {
@@ -240,9 +265,8 @@ fn canonical_request(
 }
 
 fn sign(secret: &str, claim: &Claim, to_sign: &str) -> Vec<u8> {
-    let mac = |key: &[u8], data: &str| {
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data.as_bytes()).as_ref().to_vec()
-    };
+    let mac =
+        |key: &[u8], data: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data.as_bytes()).as_ref().to_vec();
     let date = mac(format!("AWS4{secret}").as_bytes(), &claim.date);
     let region = mac(&date, &claim.region);
     let service = mac(&region, &claim.service);

@@ -72,9 +72,11 @@ pub(crate) fn timer(ecs: &mut Ecs, ctx: &mut Ctx<'_>, timer: &Timer) {
 /// The throttle bucket that an operation draws from: name, burst, refill per second. [DOC request-throttling.html]
 pub fn bucket(operation: &str) -> Option<(&'static str, f64, f64)> {
     Some(match operation {
-        "CreateCluster" | "DeleteCluster" | "PutClusterCapacityProviders" | "UpdateCluster" | "UpdateClusterSettings" => {
-            ("cluster-modify", 20.0, 1.0)
-        }
+        "CreateCluster"
+        | "DeleteCluster"
+        | "PutClusterCapacityProviders"
+        | "UpdateCluster"
+        | "UpdateClusterSettings" => ("cluster-modify", 20.0, 1.0),
         "DescribeClusters" | "ListClusters" => ("cluster-read", 50.0, 20.0),
         "RegisterTaskDefinition" | "DeregisterTaskDefinition" => ("task-definition-modify", 20.0, 1.0),
         "DescribeTaskDefinition" | "ListTaskDefinitions" | "ListTaskDefinitionFamilies" => {
@@ -83,7 +85,12 @@ pub fn bucket(operation: &str) -> Option<(&'static str, f64, f64)> {
         "DeleteTaskDefinitions" => ("task-definition-delete", 5.0, 1.0),
         "TagResource" | "UntagResource" => ("tag-modify", 20.0, 10.0),
         "ListTagsForResource" => ("tag-read", 50.0, 20.0),
-        "RunTask" | "StartTask" | "StopTask" | "PutAttributes" | "DeleteAttributes" | "DeregisterContainerInstance"
+        "RunTask"
+        | "StartTask"
+        | "StopTask"
+        | "PutAttributes"
+        | "DeleteAttributes"
+        | "DeregisterContainerInstance"
         | "UpdateContainerInstancesState" => ("cluster-resource-modify", 100.0, 40.0),
         "DescribeTasks" | "ListTasks" | "DescribeContainerInstances" | "ListContainerInstances" | "ListAttributes" => {
             ("cluster-resource-read", 100.0, 20.0)

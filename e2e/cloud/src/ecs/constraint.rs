@@ -62,7 +62,8 @@ fn tokens(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let symbol = ["==", "!=", "=~", "!~", "&&", "||", "(", ")", "[", "]", ","].iter().find(|s| rest.starts_with(**s));
+        let symbol =
+            ["==", "!=", "=~", "!~", "&&", "||", "(", ")", "[", "]", ","].iter().find(|s| rest.starts_with(**s));
         let length = match symbol {
             Some(symbol) => symbol.len(),
             // `!exists` and a bare `!` are both written in the wild; the bang stands alone here.
@@ -70,7 +71,13 @@ fn tokens(text: &str) -> Vec<String> {
             None => rest
                 .find(|c: char| c.is_whitespace() || "()[],=!&|~".contains(c))
                 .filter(|at| *at > 0)
-                .unwrap_or_else(|| rest.chars().next().map_or(0, char::len_utf8).max(if rest.contains(char::is_whitespace) { 1 } else { rest.len() })),
+                .unwrap_or_else(|| {
+                    rest.chars().next().map_or(0, char::len_utf8).max(if rest.contains(char::is_whitespace) {
+                        1
+                    } else {
+                        rest.len()
+                    })
+                }),
         };
         out.push(rest[..length].to_owned());
         rest = rest[length..].trim_start();
@@ -216,7 +223,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_and_never_panics() {
-        for text in ["", "attribute:x", "x == y", "attribute:a == b)", "(attribute:a exists", "attribute:a in x", "!", "é ü"] {
+        for text in
+            ["", "attribute:x", "x == y", "attribute:a == b)", "(attribute:a exists", "attribute:a in x", "!", "é ü"]
+        {
             assert!(Expression::parse(text).is_err(), "{text}");
         }
         assert!(Expression::parse(&"!".repeat(100_000)).is_err());

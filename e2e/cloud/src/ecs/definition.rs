@@ -171,9 +171,9 @@ impl Ecs {
         let name = reference.rsplit("task-definition/").next().unwrap_or(reference);
         match name.rsplit_once(':') {
             Some((family, revision)) => {
-                let index: usize = revision.parse().map_err(|_| {
-                    ApiError::client(format!("Invalid revision number. Number: {revision}"))
-                })?;
+                let index: usize = revision
+                    .parse()
+                    .map_err(|_| ApiError::client(format!("Invalid revision number. Number: {revision}")))?;
                 let revisions = self.families.get(family).ok_or_else(none)?;
                 index.checked_sub(1).and_then(|at| revisions.get(at)).ok_or_else(none)
             }
@@ -227,7 +227,9 @@ pub(super) fn deregister(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiR
         return Err(ApiError::client(format!("Missing revision in '{}'.", request.task_definition)));
     }
     let arn = ecs.definition(&request.task_definition)?.arn.clone();
-    let found = ecs.definition_by_arn_mut(&arn).ok_or_else(|| ApiError::client("The specified task definition does not exist."))?;
+    let found = ecs
+        .definition_by_arn_mut(&arn)
+        .ok_or_else(|| ApiError::client("The specified task definition does not exist."))?;
     if found.status == "ACTIVE" {
         found.status = "INACTIVE";
         found.deregistered_at = Some(ctx.now);

@@ -246,7 +246,8 @@ pub(super) fn describe(ecs: &mut Ecs, value: Value) -> ApiResult {
 pub(super) fn stop(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiResult {
     let request: RecordInput = input(value)?;
     let arn = request.service_deployment_arn.unwrap_or_default();
-    let unknown = || ApiError::new("ServiceDeploymentNotFoundException", format!("Service deployment {arn} not found."));
+    let unknown =
+        || ApiError::new("ServiceDeploymentNotFoundException", format!("Service deployment {arn} not found."));
     let service = ecs.services.values_mut().find(|s| s.records.iter().any(|r| r.arn == arn)).ok_or_else(unknown)?;
     let record = service.records.iter_mut().find(|r| r.arn == arn).ok_or_else(unknown)?;
     if !["PENDING", "IN_PROGRESS"].contains(&record.status) {
@@ -336,7 +337,9 @@ impl Ecs {
                     .containers()
                     .map(|c| {
                         let name = c.get("name").and_then(Value::as_str).unwrap_or_default();
-                        super::without_nulls(json!({"containerName": name, "image": c.get("image"), "imageDigest": digest(name)}))
+                        super::without_nulls(
+                            json!({"containerName": name, "image": c.get("image"), "imageDigest": digest(name)}),
+                        )
                     })
                     .collect()
             })

@@ -145,7 +145,8 @@ pub(super) struct Room {
 impl Ecs {
     /// What the tasks on an instance leave free (`ports`: those that are taken).
     pub(super) fn room(&self, instance: &Instance) -> Room {
-        let mut room = Room { cpu: instance.cpu.into(), memory: instance.memory.into(), ports: vec![22, 2375, 2376, 51678] };
+        let mut room =
+            Room { cpu: instance.cpu.into(), memory: instance.memory.into(), ports: vec![22, 2375, 2376, 51678] };
         for task in self.tasks_on(&instance.arn) {
             room.cpu -= task.needs.cpu;
             room.memory -= task.needs.memory;

@@ -133,7 +133,9 @@ pub(super) fn describe(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiRes
     for reference in asked {
         match ecs.instance(&cluster.arn, reference) {
             Some(instance) => found.push(ecs.instance_view(instance, false, with_tags, ctx.now)),
-            None => failures.push(missing(&ctx.arn(format!("container-instance/{}/{}", cluster.name, short(reference))))),
+            None => {
+                failures.push(missing(&ctx.arn(format!("container-instance/{}/{}", cluster.name, short(reference)))))
+            }
         }
     }
     Ok(json!({"containerInstances": found, "failures": failures}))
@@ -142,7 +144,8 @@ pub(super) fn describe(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiRes
 pub(super) fn list(ecs: &mut Ecs, value: Value) -> ApiResult {
     let request: InstanceInput = input(value)?;
     let cluster = ecs.cluster(request.cluster.as_deref())?.arn.clone();
-    let filter = request.filter.as_deref().filter(|f| !f.is_empty()).map(super::constraint::Expression::parse).transpose()?;
+    let filter =
+        request.filter.as_deref().filter(|f| !f.is_empty()).map(super::constraint::Expression::parse).transpose()?;
     let wanted = |i: &&Instance| {
         i.cluster_arn == cluster
             && request.status.as_deref().map_or(i.status != "INACTIVE", |s| i.status == s)
@@ -232,7 +235,8 @@ fn change_attributes(
         let reference = attribute.target_id.as_deref().unwrap_or_default();
         let full = attribute.target_type.as_deref() == Some("container-instance") || reference.starts_with("arn:");
         let found = full.then(|| ecs.instance(&cluster, reference)).flatten().map(|i| i.arn.clone());
-        targets.push(found.ok_or_else(|| ApiError::new("TargetNotFoundException", "The specified target wasn't found."))?);
+        targets
+            .push(found.ok_or_else(|| ApiError::new("TargetNotFoundException", "The specified target wasn't found."))?);
     }
     let mut changed = Vec::new();
     for (attribute, arn) in request.attributes.iter().zip(&targets) {

@@ -53,7 +53,9 @@ pub struct NoRoom {
 impl NoRoom {
     /// The sentence of a service event.
     pub fn sentence(&self, service: &str) -> String {
-        let head = format!("(service {service}) was unable to place a task because no container instance met all of its requirements.");
+        let head = format!(
+            "(service {service}) was unable to place a task because no container instance met all of its requirements."
+        );
         let words = match self.code {
             "RESOURCE:MEMORY" => "has insufficient memory available",
             "RESOURCE:CPU" => "has insufficient CPU units available",
@@ -63,7 +65,9 @@ impl NoRoom {
         };
         let tail = "For more information, see the Troubleshooting section of the Amazon ECS Developer Guide.";
         match &self.closest {
-            Some(arn) => format!("{head} The closest matching (container-instance {}) {words}. {tail}", super::short(arn)),
+            Some(arn) => {
+                format!("{head} The closest matching (container-instance {}) {words}. {tail}", super::short(arn))
+            }
             None => format!("{head} Reason: No Container Instances were found in your cluster. {tail}"),
         }
     }
@@ -71,7 +75,11 @@ impl NoRoom {
 
 impl Ecs {
     /// Instances of a cluster that may get tasks of this launch type at all.
-    pub(super) fn candidates<'a>(&'a self, cluster_arn: &'a str, launch_type: LaunchType) -> impl Iterator<Item = &'a Instance> {
+    pub(super) fn candidates<'a>(
+        &'a self,
+        cluster_arn: &'a str,
+        launch_type: LaunchType,
+    ) -> impl Iterator<Item = &'a Instance> {
         let external = launch_type == LaunchType::External;
         self.instances
             .values()
@@ -113,7 +121,10 @@ impl Ecs {
         let mut best: Option<(usize, &Instance)> = None;
         for instance in self.candidates(cluster_arn, launch_type) {
             if constraints.distinct && self.tasks_on(&instance.arn).any(|t| t.group == group) {
-                reason = NoRoom { closest: Some(instance.arn.clone()), code: "distinctInstance placement constraint unsatisfied." };
+                reason = NoRoom {
+                    closest: Some(instance.arn.clone()),
+                    code: "distinctInstance placement constraint unsatisfied.",
+                };
                 continue;
             }
             match self.fits(instance, needs, constraints) {

@@ -73,7 +73,8 @@ impl Ecs {
     fn service_arn_of(&self, task_arn: &str) -> Option<String> {
         let task = self.tasks.get(task_arn)?;
         let name = task.service.as_deref()?;
-        let found = self.services.values().find(|s| s.cluster_arn == task.cluster_arn && s.name == name && s.is_active());
+        let found =
+            self.services.values().find(|s| s.cluster_arn == task.cluster_arn && s.name == name && s.is_active());
         found.map(|s| s.arn.clone())
     }
 
@@ -111,7 +112,10 @@ impl Ecs {
                 let pause = ctx.settings.retry.saturating_mul(1 << (count - 1).min(16)).min(MAX_RETRY);
                 service.retry_at = Some(later(ctx.now, pause));
                 if count == 3 {
-                    service.say(ctx, format!("(service {}) is unable to consistently start tasks successfully.", service.name));
+                    service.say(
+                        ctx,
+                        format!("(service {}) is unable to consistently start tasks successfully.", service.name),
+                    );
                     service_action(service, ctx, "WARN", "SERVICE_TASK_START_IMPAIRED", None);
                 }
                 if breaker && running && at == 0 && count >= threshold {
@@ -195,7 +199,8 @@ impl Ecs {
             let Some(instance) = task.instance_arn.as_ref().and_then(|i| self.instances.get(i)) else { continue };
             if !eligible.contains(&instance.arn) {
                 // On a draining instance the daemon leaves last.
-                let others = self.tasks_on(&instance.arn).any(|t| t.is_live() && t.service.is_some() && !self.is_daemon_task(t));
+                let others =
+                    self.tasks_on(&instance.arn).any(|t| t.is_live() && t.service.is_some() && !self.is_daemon_task(t));
                 if instance.status != "DRAINING" || !others || service.status != "ACTIVE" {
                     violated |= instance.status == "ACTIVE" && service.status == "ACTIVE";
                     stop.push(task.arn.clone());
@@ -219,7 +224,8 @@ impl Ecs {
             return;
         }
         // The old one must be gone before the new one starts: there is never more than one per instance.
-        let empty = |arn: &&String| !self.tasks_of(service).any(|t| t.instance_arn.as_ref() == Some(arn) && !t.is_stopped());
+        let empty =
+            |arn: &&String| !self.tasks_of(service).any(|t| t.instance_arn.as_ref() == Some(arn) && !t.is_stopped());
         let free: Vec<Option<String>> = eligible.iter().filter(empty).cloned().map(Some).collect();
         if free.is_empty() {
             self.set_waiting(&service.arn, false);

@@ -91,10 +91,14 @@ fn percents(scheduling: Scheduling, given: &ConfigurationInput, old: (usize, usi
         return Err(ApiError::invalid("The daemon scheduling strategy requires maximumPercent to be 100."));
     }
     if minimum > 100 && scheduling == Scheduling::Daemon || maximum < 100 && minimum >= maximum {
-        return Err(ApiError::invalid("Both maximumPercent and minimumHealthyPercent cannot be 100 or less as this will block deployments."));
+        return Err(ApiError::invalid(
+            "Both maximumPercent and minimumHealthyPercent cannot be 100 or less as this will block deployments.",
+        ));
     }
     if scheduling == Scheduling::Replica && minimum >= 100 && maximum <= 100 {
-        return Err(ApiError::invalid("Both maximumPercent and minimumHealthyPercent cannot be 100 as this will block deployments."));
+        return Err(ApiError::invalid(
+            "Both maximumPercent and minimumHealthyPercent cannot be 100 as this will block deployments.",
+        ));
     }
     Ok((minimum, maximum))
 }
@@ -128,20 +132,33 @@ pub(super) fn create(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiResul
     let strategy = request.capacity_provider_strategy.as_ref();
     if scheduling == Scheduling::Daemon {
         let has_default = cluster.default_strategy.as_array().is_some_and(|s| !s.is_empty());
-        if strategy.is_some_and(|s| s.as_array().is_some_and(|l| !l.is_empty())) || (has_default && request.launch_type.is_none()) {
-            return Err(ApiError::invalid("Specifying a capacity provider strategy is not supported when you create a service using the DAEMON scheduling strategy."));
+        if strategy.is_some_and(|s| s.as_array().is_some_and(|l| !l.is_empty()))
+            || (has_default && request.launch_type.is_none())
+        {
+            return Err(ApiError::invalid(
+                "Specifying a capacity provider strategy is not supported when you create a service using the DAEMON scheduling strategy.",
+            ));
         }
         if request.launch_type.as_deref() == Some("FARGATE") {
-            return Err(ApiError::invalid("The daemon scheduling strategy is not supported for the FARGATE launch type."));
+            return Err(ApiError::invalid(
+                "The daemon scheduling strategy is not supported for the FARGATE launch type.",
+            ));
         }
         if controller != Controller::Ecs {
-            return Err(ApiError::invalid(format!("The daemon scheduling strategy is not supported with the {} deployment controller.", controller.as_str())));
+            return Err(ApiError::invalid(format!(
+                "The daemon scheduling strategy is not supported with the {} deployment controller.",
+                controller.as_str()
+            )));
         }
         if request.desired_count.is_some() {
-            return Err(ApiError::invalid("The daemon scheduling strategy does not support a desired count for services. Remove the desired count value and try again."));
+            return Err(ApiError::invalid(
+                "The daemon scheduling strategy does not support a desired count for services. Remove the desired count value and try again.",
+            ));
         }
         if request.volume_configurations.is_some() {
-            return Err(ApiError::invalid("volumeConfigurations is not supported with the DAEMON scheduling strategy."));
+            return Err(ApiError::invalid(
+                "volumeConfigurations is not supported with the DAEMON scheduling strategy.",
+            ));
         }
     }
     let (kind, provider) = task_api::launch_type(request.launch_type.as_deref(), strategy, &cluster.default_strategy)?;
@@ -172,7 +189,8 @@ pub(super) fn create(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiResul
     ] {
         kept.extend(value.filter(|v| !v.is_null()).map(|v| (member.to_owned(), v)));
     }
-    let desired = usize::try_from(request.desired_count.unwrap_or(1)).map_err(|_| ApiError::invalid("desiredCount must not be negative."))?;
+    let desired = usize::try_from(request.desired_count.unwrap_or(1))
+        .map_err(|_| ApiError::invalid("desiredCount must not be negative."))?;
     if desired > 5_000 {
         return Err(ApiError::invalid("desiredCount exceeds the limit of 5000."));
     }
@@ -235,18 +253,26 @@ pub(super) fn update(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiResul
         || request.force_new_deployment;
     match service.controller {
         Controller::CodeDeploy if request.task_definition.is_some() => {
-            return Err(ApiError::invalid("Unable to update task definition on services with a CODE_DEPLOY deployment controller. Use AWS CodeDeploy to trigger a new deployment."));
+            return Err(ApiError::invalid(
+                "Unable to update task definition on services with a CODE_DEPLOY deployment controller. Use AWS CodeDeploy to trigger a new deployment.",
+            ));
         }
         Controller::CodeDeploy if wants_rollout => {
-            return Err(ApiError::invalid("Unable to force a new deployment on services with a CODE_DEPLOY deployment controller. Use AWS CodeDeploy to trigger a new deployment."));
+            return Err(ApiError::invalid(
+                "Unable to force a new deployment on services with a CODE_DEPLOY deployment controller. Use AWS CodeDeploy to trigger a new deployment.",
+            ));
         }
         Controller::External if wants_rollout => {
-            return Err(ApiError::invalid("Unable to update this service with an EXTERNAL deployment controller. Use a task set to trigger a new deployment."));
+            return Err(ApiError::invalid(
+                "Unable to update this service with an EXTERNAL deployment controller. Use a task set to trigger a new deployment.",
+            ));
         }
         _ => {}
     }
     if service.scheduling == Scheduling::Daemon && request.desired_count.is_some() {
-        return Err(ApiError::invalid("The daemon scheduling strategy does not support a desired count for services. Remove the desired count value and try again."));
+        return Err(ApiError::invalid(
+            "The daemon scheduling strategy does not support a desired count for services. Remove the desired count value and try again.",
+        ));
     }
     let current = service.primary().cloned();
     let network = request.network_configuration.clone().or_else(|| current.as_ref().and_then(|c| c.network.clone()));
@@ -334,7 +360,9 @@ pub(super) fn describe(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiRes
     for reference in &request.services {
         match ecs.any_service(&cluster.arn, reference) {
             Some(service) => found.push(ecs.service_view(service, with_tags)),
-            None => failures.push(missing(&ctx.arn(format!("service/{}/{}", cluster_name(&cluster.arn), short(reference))))),
+            None => {
+                failures.push(missing(&ctx.arn(format!("service/{}/{}", cluster_name(&cluster.arn), short(reference)))))
+            }
         }
     }
     Ok(json!({"services": found, "failures": failures}))

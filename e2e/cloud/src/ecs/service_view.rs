@@ -21,11 +21,15 @@ impl Ecs {
     pub(super) fn service_view(&self, service: &Service, with_tags: bool) -> Value {
         let desired = self.desired(service);
         let running = |id: Option<&str>| {
-            let fits = |t: &&super::Task| t.is_running() && t.is_live() && id.is_none_or(|id| t.started_by.as_deref() == Some(id));
+            let fits = |t: &&super::Task| {
+                t.is_running() && t.is_live() && id.is_none_or(|id| t.started_by.as_deref() == Some(id))
+            };
             self.tasks_of(service).filter(fits).count()
         };
         let pending = |id: Option<&str>| {
-            let fits = |t: &&super::Task| t.is_pending() && t.is_live() && id.is_none_or(|id| t.started_by.as_deref() == Some(id));
+            let fits = |t: &&super::Task| {
+                t.is_pending() && t.is_live() && id.is_none_or(|id| t.started_by.as_deref() == Some(id))
+            };
             self.tasks_of(service).filter(fits).count()
         };
         let fargate = service.launch_type == crate::runtime::LaunchType::Fargate;
@@ -93,7 +97,12 @@ impl Ecs {
             view["platformVersion"] = "LATEST".into();
             view["platformFamily"] = "Linux".into();
         }
-        for (name, default) in [("loadBalancers", json!([])), ("serviceRegistries", json!([])), ("placementConstraints", json!([])), ("placementStrategy", json!([]))] {
+        for (name, default) in [
+            ("loadBalancers", json!([])),
+            ("serviceRegistries", json!([])),
+            ("placementConstraints", json!([])),
+            ("placementStrategy", json!([])),
+        ] {
             view[name] = service.kept.get(name).cloned().unwrap_or(default);
         }
         for name in ["capacityProviderStrategy", "healthCheckGracePeriodSeconds", "platformVersion"] {
@@ -101,7 +110,9 @@ impl Ecs {
                 view[name] = value.clone();
             }
         }
-        if let Some(record) = service.records.iter().find(|r| ["IN_PROGRESS", "ROLLBACK_IN_PROGRESS"].contains(&r.status)) {
+        if let Some(record) =
+            service.records.iter().find(|r| ["IN_PROGRESS", "ROLLBACK_IN_PROGRESS"].contains(&r.status))
+        {
             view["currentServiceDeployment"] = record.arn.clone().into();
         }
         without_nulls(view)

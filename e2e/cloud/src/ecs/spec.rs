@@ -78,7 +78,8 @@ pub(super) fn task_spec(ctx: &Ctx<'_>, task: &Task, definition: &Definition, ins
         .iter()
         .filter_map(|c| {
             let original = definition.containers().find(|d| text(d, "name").as_deref() == Some(&c.name))?;
-            let over = list(&task.overrides, "containerOverrides").find(|o| text(o, "name").as_deref() == Some(&c.name));
+            let over =
+                list(&task.overrides, "containerOverrides").find(|o| text(o, "name").as_deref() == Some(&c.name));
             Some(container_spec(ctx, task, c, original, over.unwrap_or(&Value::Null)))
         })
         .collect();
@@ -155,7 +156,11 @@ fn container_spec(ctx: &Ctx<'_>, task: &Task, container: &Container, c: &Value, 
         tmpfs: list(linux, "tmpfs")
             .filter_map(|t| {
                 let size = number(t, "size")?;
-                Some(Tmpfs { container_path: text(t, "containerPath")?, size, mount_options: strings(t, "mountOptions") })
+                Some(Tmpfs {
+                    container_path: text(t, "containerPath")?,
+                    size,
+                    mount_options: strings(t, "mountOptions"),
+                })
             })
             .collect(),
         max_swap: number(linux, "maxSwap"),
@@ -167,7 +172,9 @@ fn container_spec(ctx: &Ctx<'_>, task: &Task, container: &Container, c: &Value, 
             })
             .collect(),
         volumes_from: list(c, "volumesFrom")
-            .filter_map(|v| Some(VolumeFrom { source_container: text(v, "sourceContainer")?, read_only: flag(v, "readOnly") }))
+            .filter_map(|v| {
+                Some(VolumeFrom { source_container: text(v, "sourceContainer")?, read_only: flag(v, "readOnly") })
+            })
             .collect(),
         port_mappings: list(c, "portMappings").filter_map(port).collect(),
         depends_on: list(c, "dependsOn").filter_map(dependency).collect(),
@@ -203,8 +210,13 @@ fn container_spec(ctx: &Ctx<'_>, task: &Task, container: &Container, c: &Value, 
 
 fn device(value: &Value) -> Option<Device> {
     let host_path = text(value, "hostPath")?;
-    let permissions = strings_if_given(value, "permissions").unwrap_or_else(|| ["read", "write", "mknod"].map(String::from).to_vec());
-    Some(Device { container_path: text(value, "containerPath").unwrap_or_else(|| host_path.clone()), host_path, permissions })
+    let permissions =
+        strings_if_given(value, "permissions").unwrap_or_else(|| ["read", "write", "mknod"].map(String::from).to_vec());
+    Some(Device {
+        container_path: text(value, "containerPath").unwrap_or_else(|| host_path.clone()),
+        host_path,
+        permissions,
+    })
 }
 
 fn port(value: &Value) -> Option<PortMapping> {

@@ -44,9 +44,9 @@ pub(super) fn launch_type(
 ) -> ApiResult<(LaunchType, Option<String>)> {
     let given = strategy.filter(|s| s.as_array().is_some_and(|list| !list.is_empty()));
     match (launch_type, given) {
-        (Some(_), Some(_)) => {
-            Err(ApiError::invalid("Specifying both a launch type and capacity provider strategy is not supported. Remove one and try again."))
-        }
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            "Specifying both a launch type and capacity provider strategy is not supported. Remove one and try again.",
+        )),
         (Some("EC2"), None) => Ok((LaunchType::Ec2, None)),
         (Some("FARGATE"), None) => Ok((LaunchType::Fargate, None)),
         (Some("EXTERNAL"), None) => Ok((LaunchType::External, None)),
@@ -75,8 +75,11 @@ pub(super) fn run(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiResult {
         return Err(ApiError::invalid("count must be between 1 and 10."));
     }
     let definition = ecs.usable_definition(&request.task_definition)?.clone();
-    let (kind, provider) =
-        launch_type(request.launch_type.as_deref(), request.capacity_provider_strategy.as_ref(), &cluster.default_strategy)?;
+    let (kind, provider) = launch_type(
+        request.launch_type.as_deref(),
+        request.capacity_provider_strategy.as_ref(),
+        &cluster.default_strategy,
+    )?;
     let constraints = Constraints::parse(request.placement_constraints.as_ref())?;
     let order = order(&request, &definition, &cluster.arn, kind, provider)?;
     if kind != LaunchType::Fargate && ecs.candidates(&cluster.arn, kind).next().is_none() {
@@ -130,18 +133,24 @@ pub(super) fn start(ecs: &mut Ecs, ctx: &mut Ctx<'_>, value: Value) -> ApiResult
 }
 
 /// Network configuration against network mode; shared with services.
-pub(super) fn check_network(definition: &super::Definition, kind: LaunchType, network: Option<&Value>) -> ApiResult<()> {
+pub(super) fn check_network(
+    definition: &super::Definition,
+    kind: LaunchType,
+    network: Option<&Value>,
+) -> ApiResult<()> {
     if !definition.fits(kind.as_str()) {
         let message = "Task definition does not support launch_type ".to_owned() + kind.as_str() + ".";
         return Err(ApiError::invalid(message));
     }
     let awsvpc = definition.text("networkMode") == Some("awsvpc");
-    let subnets = network
-        .and_then(|n| n.get("awsvpcConfiguration")?.get("subnets")?.as_array())
-        .map_or(0, Vec::len);
+    let subnets = network.and_then(|n| n.get("awsvpcConfiguration")?.get("subnets")?.as_array()).map_or(0, Vec::len);
     match (awsvpc, subnets) {
-        (true, 0) => Err(ApiError::invalid("Network Configuration must be provided when networkMode 'awsvpc' is specified.")),
-        (false, 1..) => Err(ApiError::invalid("Network Configuration is not valid for the given networkMode of this task definition.")),
+        (true, 0) => {
+            Err(ApiError::invalid("Network Configuration must be provided when networkMode 'awsvpc' is specified."))
+        }
+        (false, 1..) => Err(ApiError::invalid(
+            "Network Configuration is not valid for the given networkMode of this task definition.",
+        )),
         (_, 17..) => Err(ApiError::invalid("subnets can have at most 16 items.")),
         _ => Ok(()),
     }
@@ -160,7 +169,9 @@ fn order(
     for one in overridden.into_iter().flatten() {
         let name = one.get("name").and_then(Value::as_str).unwrap_or_default();
         if !names.contains(&name) {
-            return Err(ApiError::invalid(format!("Override for container named {name} is not a container in the TaskDefinition.")));
+            return Err(ApiError::invalid(format!(
+                "Override for container named {name} is not a container in the TaskDefinition."
+            )));
         }
     }
     if request.group.as_ref().is_some_and(|g| g.starts_with("service:")) {
@@ -211,7 +222,8 @@ struct TaskInput {
 impl Ecs {
     fn task(&self, cluster_arn: &str, reference: &str) -> Option<&Task> {
         let by_arn = self.tasks.get(reference);
-        let found = by_arn.or_else(|| self.tasks.values().find(|t| t.cluster_arn == cluster_arn && t.id == short(reference)));
+        let found =
+            by_arn.or_else(|| self.tasks.values().find(|t| t.cluster_arn == cluster_arn && t.id == short(reference)));
         found.filter(|t| t.cluster_arn == cluster_arn)
     }
 }
@@ -238,7 +250,10 @@ pub(super) fn list(ecs: &mut Ecs, value: Value) -> ApiResult {
     let wanted = |t: &&Task| {
         t.cluster_arn == cluster
             && t.desired_status() == wanted_status
-            && request.container_instance.as_ref().is_none_or(|i| t.instance_arn.as_deref().is_some_and(|a| short(a) == short(i)))
+            && request
+                .container_instance
+                .as_ref()
+                .is_none_or(|i| t.instance_arn.as_deref().is_some_and(|a| short(a) == short(i)))
             && request.family.as_ref().is_none_or(|f| *f == t.family)
             && request.service_name.as_ref().is_none_or(|s| t.service.as_deref() == Some(short(s)))
             && request.launch_type.as_ref().is_none_or(|l| l == t.launch_type.as_str())

@@ -17,11 +17,44 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Capabilities that ECS lets a definition name (API reference, KernelCapabilities). BPF, PERFMON and CHECKPOINT_RESTORE are
 /// not among them.
 const CAPABILITIES: &[&str] = &[
-    "ALL", "AUDIT_CONTROL", "AUDIT_WRITE", "BLOCK_SUSPEND", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID",
-    "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE", "LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE", "MKNOD", "NET_ADMIN",
-    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_ADMIN", "SYS_BOOT",
-    "SYS_CHROOT", "SYS_MODULE", "SYS_NICE", "SYS_PACCT", "SYS_PTRACE", "SYS_RAWIO", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "SYSLOG", "WAKE_ALARM",
+    "ALL",
+    "AUDIT_CONTROL",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "SYSLOG",
+    "WAKE_ALARM",
 ];
 
 pub(super) fn is_empty(value: &Value) -> bool {
@@ -121,7 +154,9 @@ pub(super) fn definition(body: &Map<String, Value>) -> ApiResult<Vec<&'static st
     for container in &containers {
         if needs_memory && is_zero(container.get("memory")) && is_zero(container.get("memoryReservation")) {
             let name = text(container, "name");
-            return refuse(format!("Invalid setting for container '{name}'. At least one of 'memory' or 'memoryReservation' must be specified."));
+            return refuse(format!(
+                "Invalid setting for container '{name}'. At least one of 'memory' or 'memoryReservation' must be specified."
+            ));
         }
     }
     let mut fits = vec!["EC2"];
@@ -159,7 +194,9 @@ fn each_container(body: &Map<String, Value>, containers: &[&Value]) -> ApiResult
         let refuse = |message: String| Err(ApiError::client(message));
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || name.len() > 255 || !name.chars().all(plain) {
-            return refuse(format!("Invalid container name '{name}'. Up to 255 letters, numbers, hyphens and underscores."));
+            return refuse(format!(
+                "Invalid container name '{name}'. Up to 255 letters, numbers, hyphens and underscores."
+            ));
         }
         if names.contains(&name) {
             return refuse(format!("Duplicate container name '{name}'."));
@@ -181,11 +218,14 @@ fn each_container(body: &Map<String, Value>, containers: &[&Value]) -> ApiResult
                 return refuse(format!("Invalid capability '{capability}' for container '{name}'."));
             }
         }
-        if let (Some(hard), Some(soft)) =
-            (container.get("memory").and_then(Value::as_u64), container.get("memoryReservation").and_then(Value::as_u64))
-            && hard < soft
+        if let (Some(hard), Some(soft)) = (
+            container.get("memory").and_then(Value::as_u64),
+            container.get("memoryReservation").and_then(Value::as_u64),
+        ) && hard < soft
         {
-            return refuse(format!("Invalid setting for container '{name}'. 'memory' must be greater than 'memoryReservation'."));
+            return refuse(format!(
+                "Invalid setting for container '{name}'. 'memory' must be greater than 'memoryReservation'."
+            ));
         }
     }
     if containers.iter().all(|c| c.get("essential") == Some(&Value::Bool(false))) {
@@ -200,7 +240,9 @@ fn each_container(body: &Map<String, Value>, containers: &[&Value]) -> ApiResult
         soft => soft,
     });
     if task_memory.is_some_and(|most| memory > u64::from(most)) {
-        return Err(ApiError::client("Invalid setting for task: the sum of container memory exceeds the task 'memory'."));
+        return Err(ApiError::client(
+            "Invalid setting for task: the sum of container memory exceeds the task 'memory'.",
+        ));
     }
     if task_cpu.is_some_and(|most| sum(&|c| number(c, "cpu")) > u64::from(most)) {
         return Err(ApiError::client("Invalid setting for task: the sum of container cpu exceeds the task 'cpu'."));
@@ -224,7 +266,9 @@ fn dependencies(containers: &[&Value]) -> ApiResult<()> {
             match condition {
                 "START" => {}
                 "HEALTHY" if target.get("healthCheck").is_some_and(|h| !is_empty(h)) => {}
-                "HEALTHY" => return refuse(format!("Container '{on}' must have a health check for condition HEALTHY.")),
+                "HEALTHY" => {
+                    return refuse(format!("Container '{on}' must have a health check for condition HEALTHY."));
+                }
                 "COMPLETE" | "SUCCESS" if target.get("essential") == Some(&Value::Bool(false)) => {}
                 "COMPLETE" | "SUCCESS" => {
                     return refuse(format!("Container '{on}' is essential: condition {condition} is not allowed."));
@@ -255,7 +299,9 @@ fn fargate(body: &Map<String, Value>, containers: &[&Value]) -> ApiResult<()> {
         return refuse("Fargate requires task definition to have 'cpu' and 'memory' at the task level.".into());
     };
     if !fargate_pair(cpu, memory) {
-        return refuse(format!("No Fargate configuration exists for given values: {cpu} CPU, {memory} memory. See the Amazon ECS documentation for the valid values."));
+        return refuse(format!(
+            "No Fargate configuration exists for given values: {cpu} CPU, {memory} memory. See the Amazon ECS documentation for the valid values."
+        ));
     }
     if mode != "awsvpc" {
         return refuse("Fargate only supports network mode 'awsvpc'.".into());
@@ -269,7 +315,9 @@ fn fargate(body: &Map<String, Value>, containers: &[&Value]) -> ApiResult<()> {
         }
     }
     let from_host = |v: &Value| v.get("host").and_then(|h| h.get("sourcePath")).is_some_and(|p| !is_empty(p));
-    if list(body.get("volumes")).any(|v| from_host(v) || v.get("dockerVolumeConfiguration").is_some_and(|d| !is_empty(d))) {
+    if list(body.get("volumes"))
+        .any(|v| from_host(v) || v.get("dockerVolumeConfiguration").is_some_and(|d| !is_empty(d)))
+    {
         return refuse("Fargate compatible task definitions do not support host or Docker volumes.".into());
     }
     for container in containers {
@@ -291,7 +339,9 @@ fn fargate(body: &Map<String, Value>, containers: &[&Value]) -> ApiResult<()> {
         for capability in list(linux.and_then(|l| l.get("capabilities")).and_then(|c| c.get("add"))) {
             if capability.as_str() != Some("SYS_PTRACE") {
                 let capability = capability.as_str().unwrap_or_default();
-                return refuse(format!("Fargate only supports adding the SYS_PTRACE capability, not {capability}: '{name}'."));
+                return refuse(format!(
+                    "Fargate only supports adding the SYS_PTRACE capability, not {capability}: '{name}'."
+                ));
             }
         }
     }
@@ -314,13 +364,18 @@ mod tests {
 
     #[test]
     fn fargate_sizes_follow_the_table() {
-        for (cpu, memory) in [(256, 512), (512, 4096), (1024, 8192), (4096, 30720), (8192, 20480), (16384, 122_880), (32768, 249_856)] {
+        for (cpu, memory) in
+            [(256, 512), (512, 4096), (1024, 8192), (4096, 30720), (8192, 20480), (16384, 122_880), (32768, 249_856)]
+        {
             assert!(fargate_pair(cpu, memory), "{cpu}/{memory}");
         }
         for (cpu, memory) in [(256, 4096), (256, 999), (512, 512), (8192, 17408), (32768, 131_072), (300, 512)] {
             assert!(!fargate_pair(cpu, memory), "{cpu}/{memory}");
         }
-        assert_eq!((size("cpu", ".25 vCPU"), size("memory", "1GB"), size("memory", "x")), (Some(256), Some(1024), None));
+        assert_eq!(
+            (size("cpu", ".25 vCPU"), size("memory", "1GB"), size("memory", "x")),
+            (Some(256), Some(1024), None)
+        );
     }
 
     #[test]
@@ -330,15 +385,21 @@ mod tests {
             ("No Fargate configuration", |v| v["memory"] = "999".into()),
             ("network mode", |v| v["networkMode"] = "bridge".into()),
             ("pid mode", |v| v["pidMode"] = "host".into()),
-            ("SYS_PTRACE", |v| v["containerDefinitions"][0]["linuxParameters"] = json!({"capabilities": {"add": ["SYS_ADMIN"]}})),
+            ("SYS_PTRACE", |v| {
+                v["containerDefinitions"][0]["linuxParameters"] = json!({"capabilities": {"add": ["SYS_ADMIN"]}})
+            }),
             ("privileged", |v| v["containerDefinitions"][0]["privileged"] = true.into()),
             ("Too many containers", |v| {
                 v["containerDefinitions"] = (0..11).map(|n| json!({"name": format!("c{n}"), "image": "i"})).collect();
             }),
             ("65536", |v| v["containerDefinitions"][0]["command"] = json!(["x".repeat(70_000)])),
             ("must be essential", |v| v["containerDefinitions"][0]["essential"] = false.into()),
-            ("unknown container", |v| v["containerDefinitions"][0]["dependsOn"] = json!([{"containerName": "b", "condition": "START"}])),
-            ("Invalid capability", |v| v["containerDefinitions"][0]["linuxParameters"] = json!({"capabilities": {"drop": ["BPF"]}})),
+            ("unknown container", |v| {
+                v["containerDefinitions"][0]["dependsOn"] = json!([{"containerName": "b", "condition": "START"}])
+            }),
+            ("Invalid capability", |v| {
+                v["containerDefinitions"][0]["linuxParameters"] = json!({"capabilities": {"drop": ["BPF"]}})
+            }),
             ("task 'memory'", |v| v["containerDefinitions"][0]["memory"] = 4096.into()),
         ];
         for (words, change) in cases {

@@ -157,14 +157,19 @@ impl Bus {
         if request.schedule_expression.is_some() {
             return Err(validation("Scheduled rules are not offered by this local cloud."));
         }
-        let text = request.event_pattern.ok_or_else(|| validation("Parameter(s) EventPattern or ScheduleExpression must be specified."))?;
+        let text = request
+            .event_pattern
+            .ok_or_else(|| validation("Parameter(s) EventPattern or ScheduleExpression must be specified."))?;
         let pattern = Pattern::parse(&text)?;
         let state = request.state.unwrap_or_else(|| "ENABLED".into());
         if !["ENABLED", "DISABLED", "ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS"].contains(&state.as_str()) {
             return Err(validation(format!("Invalid state '{state}'.")));
         }
         if self.rules.len() >= MAX_RULES && !self.rules.contains_key(&name) {
-            return Err(ApiError::new("LimitExceededException", "The requested resource exceeds the maximum number allowed."));
+            return Err(ApiError::new(
+                "LimitExceededException",
+                "The requested resource exceeds the maximum number allowed.",
+            ));
         }
         let arn = ctx.place.arn("events", format!("rule/{name}"));
         let targets = self.rules.get(&name).map(|r| r.targets.clone()).unwrap_or_default();
@@ -191,7 +196,8 @@ impl Bus {
 
     fn list_rules(&self, request: &BusInput) -> ApiResult {
         let prefix = request.name_prefix.clone().unwrap_or_default();
-        let rules = self.rules.iter().filter(|(name, _)| name.starts_with(&prefix)).map(|(name, rule)| view(name, rule));
+        let rules =
+            self.rules.iter().filter(|(name, _)| name.starts_with(&prefix)).map(|(name, rule)| view(name, rule));
         page("Rules", rules.collect(), request)
     }
 
@@ -218,12 +224,18 @@ impl Bus {
         for target in &targets {
             let queue = target.arn.split(':').nth(2) == Some("sqs");
             if !queue {
-                return Err(validation(format!("Parameter {} is not valid. This local cloud delivers to SQS only.", target.arn)));
+                return Err(validation(format!(
+                    "Parameter {} is not valid. This local cloud delivers to SQS only.",
+                    target.arn
+                )));
             }
         }
         let added = targets.iter().filter(|t| !rule.targets.contains_key(&t.id)).count();
         if rule.targets.len() + added > MAX_TARGETS {
-            return Err(ApiError::new("LimitExceededException", "The requested resource exceeds the maximum number allowed."));
+            return Err(ApiError::new(
+                "LimitExceededException",
+                "The requested resource exceeds the maximum number allowed.",
+            ));
         }
         for target in targets {
             rule.targets.insert(target.id.clone(), target);
@@ -306,16 +318,24 @@ fn put_events(ctx: &mut Ctx<'_>, request: BusInput) -> ApiResult {
     for entry in request.entries {
         let detail = entry.detail.as_deref().map(serde_json::from_str::<Value>);
         let refused = match (&entry.source, &entry.detail_type, &detail) {
-            (None, ..) => Some(("InvalidArgument", "Parameter Source is not valid. Reason: Source is a required argument.")),
+            (None, ..) => {
+                Some(("InvalidArgument", "Parameter Source is not valid. Reason: Source is a required argument."))
+            }
             (Some(source), ..) if source.starts_with("aws.") => {
                 Some(("NotAuthorizedForSourceException", "Not authorized for the source."))
             }
-            (_, None, _) => Some(("InvalidArgument", "Parameter DetailType is not valid. Reason: DetailType is a required argument.")),
-            (_, _, None) => Some(("InvalidArgument", "Parameter Detail is not valid. Reason: Detail is a required argument.")),
+            (_, None, _) => Some((
+                "InvalidArgument",
+                "Parameter DetailType is not valid. Reason: DetailType is a required argument.",
+            )),
+            (_, _, None) => {
+                Some(("InvalidArgument", "Parameter Detail is not valid. Reason: Detail is a required argument."))
+            }
             (_, _, Some(Ok(Value::Object(_)))) => None,
             _ => Some(("MalformedDetail", "Detail is malformed.")),
         };
-        let other_bus = entry.event_bus_name.as_deref().is_some_and(|bus| bus != "default" && !bus.ends_with(":event-bus/default"));
+        let other_bus =
+            entry.event_bus_name.as_deref().is_some_and(|bus| bus != "default" && !bus.ends_with(":event-bus/default"));
         match (refused, detail) {
             (None, Some(Ok(detail))) if !other_bus => {
                 results.push(json!({"EventId": ctx.uuid()}));

@@ -170,7 +170,10 @@ mod tests {
             (json!({"source": ["aws.ec2", "aws.ecs"]}), true),
             (json!({"detail": {"status": [{"anything-but": "ACTIVE"}]}}), true),
             (json!({"detail": {"status": [{"anything-but": ["DRAINING"]}]}}), false),
-            (json!({"detail": {"$or": [{"status": [{"anything-but": ["ACTIVE"]}]}, {"agentConnected": [false]}]}}), true),
+            (
+                json!({"detail": {"$or": [{"status": [{"anything-but": ["ACTIVE"]}]}, {"agentConnected": [false]}]}}),
+                true,
+            ),
             (json!({"detail": {"$or": [{"status": ["ACTIVE"]}, {"agentConnected": [false]}]}}), false),
             (json!({"detail": {"group": [{"prefix": "service:"}]}}), true),
             (json!({"detail": {"stoppedReason": [{"exists": false}]}}), true),
@@ -187,7 +190,15 @@ mod tests {
 
     #[test]
     fn a_bad_pattern_is_refused() {
-        for text in ["", "{}", "[]", r#"{"a":"b"}"#, r#"{"a":[{"wild":"x"}]}"#, r#"{"a":[{"numeric":["~",1]}]}"#, r#"{"$or":[{"a":["b"]}]}"#] {
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"{"a":"b"}"#,
+            r#"{"a":[{"wild":"x"}]}"#,
+            r#"{"a":[{"numeric":["~",1]}]}"#,
+            r#"{"$or":[{"a":["b"]}]}"#,
+        ] {
             assert!(Pattern::parse(text).is_err(), "{text}");
         }
     }

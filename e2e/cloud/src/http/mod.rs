@@ -48,14 +48,16 @@ async fn handle(State(cloud): State<Cloud>, request: Request) -> Response {
     let body: Bytes = match limited.collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(_) => {
-            let error = ApiError::new("RequestEntityTooLarge", format!("The body is larger than {MAX_BODY} bytes.")).with_status(413);
+            let error = ApiError::new("RequestEntityTooLarge", format!("The body is larger than {MAX_BODY} bytes."))
+                .with_status(413);
             return answer::failure(Protocol::Json11, Service::Ecs, &error, "");
         }
     };
     let target = parts.headers.get("x-amz-target").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let request_id = cloud.change(|world| crate::effect::uuid(&mut world.rng));
     let Some((service, operation, protocol)) = route(target.as_deref(), &parts, &body) else {
-        let error = ApiError::new("UnknownOperationException", "This local cloud has no service for the request.").with_status(404);
+        let error = ApiError::new("UnknownOperationException", "This local cloud has no service for the request.")
+            .with_status(404);
         return answer::failure(Protocol::Json11, Service::Ecs, &error, &request_id);
     };
     let verified = {
@@ -72,7 +74,8 @@ async fn handle(State(cloud): State<Cloud>, request: Request) -> Response {
         }
     };
     if who.service != service.name() {
-        let (code, status) = sigv4::SignatureError::Mismatch(String::new()).code(service != Service::Sts && service != Service::Sqs);
+        let (code, status) =
+            sigv4::SignatureError::Mismatch(String::new()).code(service != Service::Sts && service != Service::Sqs);
         let message = format!("Credential should be scoped to correct service: '{}'.", service.name());
         return answer::failure(protocol, service, &ApiError::new(code, message).with_status(status), &request_id);
     }

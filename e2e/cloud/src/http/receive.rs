@@ -15,7 +15,9 @@ pub async fn receive(cloud: &Cloud, who: &Verified, input: Value, host: &str) ->
     let asked = input.get("WaitTimeSeconds").and_then(Value::as_u64);
     let wait = asked.unwrap_or_else(|| queue_wait(cloud, who, &input));
     if wait > 20 {
-        let message = format!("Value {wait} for parameter WaitTimeSeconds is invalid. Reason: Must be >= 0 and <= 20, if provided.");
+        let message = format!(
+            "Value {wait} for parameter WaitTimeSeconds is invalid. Reason: Must be >= 0 and <= 20, if provided."
+        );
         return Err(ApiError::new("InvalidParameterValue", message));
     }
     let deadline = later(cloud.now(), Duration::from_secs(wait));

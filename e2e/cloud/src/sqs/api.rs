@@ -125,9 +125,9 @@ impl Queues {
             "ReceiveMessage" => self.receive(ctx, &request),
             "DeleteMessage" => self.of(&request).and_then(|queue| delete(queue, request.receipt_handle.as_deref())),
             "DeleteMessageBatch" => self.batch(&request, |queue, entry| delete(queue, entry.receipt_handle.as_deref())),
-            "ChangeMessageVisibility" => {
-                self.of(&request).and_then(|queue| visibility(queue, ctx, request.receipt_handle.as_deref(), request.visibility_timeout))
-            }
+            "ChangeMessageVisibility" => self.of(&request).and_then(|queue| {
+                visibility(queue, ctx, request.receipt_handle.as_deref(), request.visibility_timeout)
+            }),
             "ChangeMessageVisibilityBatch" => self.batch(&request, |queue, entry| {
                 visibility(queue, ctx, entry.receipt_handle.as_deref(), entry.visibility_timeout)
             }),
@@ -149,7 +149,9 @@ impl Queues {
             return Err(invalid("FIFO queues are not offered by this local cloud."));
         }
         if name.is_empty() || name.len() > 80 || !name.chars().all(plain) {
-            return Err(invalid("Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length"));
+            return Err(invalid(
+                "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length",
+            ));
         }
         let attributes = checked_attributes(request.attributes.as_ref())?;
         if let Some(existing) = self.queues.get(&name) {
@@ -225,12 +227,16 @@ impl Queues {
     fn receive(&mut self, ctx: &mut Ctx<'_>, request: &QueueInput) -> ApiResult {
         let most = request.max_number_of_messages.unwrap_or(1);
         if !(1..=10).contains(&most) {
-            return Err(invalid(format!("Value {most} for parameter MaxNumberOfMessages is invalid. Reason: Must be between 1 and 10, if provided.")));
+            return Err(invalid(format!(
+                "Value {most} for parameter MaxNumberOfMessages is invalid. Reason: Must be between 1 and 10, if provided."
+            )));
         }
         let queue = self.of(request)?;
-        let timeout = Duration::from_secs(request.visibility_timeout.unwrap_or_else(|| queue.number("VisibilityTimeout", 30)));
+        let timeout =
+            Duration::from_secs(request.visibility_timeout.unwrap_or_else(|| queue.number("VisibilityTimeout", 30)));
         let rng = &mut *ctx.rng;
-        let (taken, dead) = queue.receive(most, timeout, ctx.now, || format!("AQEB{}", hex::encode(rng.random::<[u8; 32]>())));
+        let (taken, dead) =
+            queue.receive(most, timeout, ctx.now, || format!("AQEB{}", hex::encode(rng.random::<[u8; 32]>())));
         let target = queue.redrive().and_then(|(arn, _)| Some(arn.rsplit(':').next()?.to_owned()));
         if let Some(dead_letters) = target.and_then(|name| self.queues.get_mut(&name)) {
             for mut message in dead {
@@ -259,7 +265,10 @@ impl Queues {
         }
         let twice = entries.iter().enumerate().any(|(at, e)| entries.iter().take(at).any(|other| other.id == e.id));
         if twice {
-            return Err(ApiError::new("BatchEntryIdsNotDistinct", "Two or more batch entries in the request have the same Id."));
+            return Err(ApiError::new(
+                "BatchEntryIdsNotDistinct",
+                "Two or more batch entries in the request have the same Id.",
+            ));
         }
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for entry in entries {
@@ -268,7 +277,9 @@ impl Queues {
                     answer["Id"] = entry.id.clone().into();
                     good.push(answer);
                 }
-                Err(error) => bad.push(json!({"Id": entry.id, "SenderFault": true, "Code": error.code, "Message": error.message})),
+                Err(error) => {
+                    bad.push(json!({"Id": entry.id, "SenderFault": true, "Code": error.code, "Message": error.message}))
+                }
             }
         }
         Ok(json!({"Successful": good, "Failed": bad}))
@@ -304,7 +315,10 @@ fn checked_attributes(given: Option<&Map<String, Value>>) -> ApiResult<Vec<(Stri
         match NUMBERS.iter().find(|(known, ..)| known == name) {
             Some((_, low, high)) => {
                 if !value.parse::<u64>().is_ok_and(|n| (*low..=*high).contains(&n)) {
-                    return Err(ApiError::new("InvalidAttributeValue", format!("Invalid value for the parameter {name}.")));
+                    return Err(ApiError::new(
+                        "InvalidAttributeValue",
+                        format!("Invalid value for the parameter {name}."),
+                    ));
                 }
             }
             None if TEXTS.contains(&name.as_str()) => {}
@@ -315,7 +329,14 @@ fn checked_attributes(given: Option<&Map<String, Value>>) -> ApiResult<Vec<(Stri
     Ok(out)
 }
 
-fn put(queue: &mut Queue, ctx: &mut Ctx<'_>, body: String, attributes: Option<Value>, sender: &str, delay: Duration) -> String {
+fn put(
+    queue: &mut Queue,
+    ctx: &mut Ctx<'_>,
+    body: String,
+    attributes: Option<Value>,
+    sender: &str,
+    delay: Duration,
+) -> String {
     let id = ctx.uuid();
     queue.push(Message {
         id: id.clone(),
@@ -362,7 +383,9 @@ fn delete(queue: &mut Queue, receipt: Option<&str>) -> ApiResult {
 fn visibility(queue: &mut Queue, ctx: &mut Ctx<'_>, receipt: Option<&str>, seconds: Option<u64>) -> ApiResult {
     let seconds = seconds.unwrap_or(0);
     if seconds > 43_200 {
-        return Err(invalid(format!("Value {seconds} for parameter VisibilityTimeout is invalid. Reason: Must be between 0 and 43200.")));
+        return Err(invalid(format!(
+            "Value {seconds} for parameter VisibilityTimeout is invalid. Reason: Must be between 0 and 43200."
+        )));
     }
     let now = ctx.now;
     let message = queue

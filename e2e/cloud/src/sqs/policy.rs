@@ -111,7 +111,8 @@ mod tests {
     #[test]
     fn eventbridge_needs_a_statement_of_its_own() {
         let rule = "arn:aws:events:eu-west-1:111122223333:rule/r";
-        let sender = Sender { service: Some("events.amazonaws.com"), role_arn: None, source_arn: rule, account: "111122223333" };
+        let sender =
+            Sender { service: Some("events.amazonaws.com"), role_arn: None, source_arn: rule, account: "111122223333" };
         let policy = |arn: &str| {
             format!(
                 r#"{{"Statement":{{"Effect":"Allow","Principal":{{"Service":"events.amazonaws.com"}},"Action":"sqs:SendMessage",

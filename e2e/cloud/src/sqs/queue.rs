@@ -170,11 +170,14 @@ impl Message {
             view["Attributes"] = Value::Object(attributes);
         }
         let asked = |name: &str| {
-            let fits = |c: &String| c == "All" || c == ".*" || c == name || c.strip_suffix(".*").is_some_and(|p| name.starts_with(p));
+            let fits = |c: &String| {
+                c == "All" || c == ".*" || c == name || c.strip_suffix(".*").is_some_and(|p| name.starts_with(p))
+            };
             custom.iter().any(fits)
         };
         if let Some(map) = self.attributes.as_ref().and_then(Value::as_object) {
-            let chosen: Map<String, Value> = map.iter().filter(|(n, _)| asked(n)).map(|(n, v)| (n.clone(), v.clone())).collect();
+            let chosen: Map<String, Value> =
+                map.iter().filter(|(n, _)| asked(n)).map(|(n, v)| (n.clone(), v.clone())).collect();
             if !chosen.is_empty() {
                 view["MD5OfMessageAttributes"] = md5_of_attributes(&chosen).into();
                 view["MessageAttributes"] = Value::Object(chosen);
