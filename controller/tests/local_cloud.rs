@@ -170,3 +170,50 @@ async fn a_daemon_and_a_sidecar_come_and_go_and_leave_nothing() {
     let back = changes.iter().any(|c| matches!(c, Change::Service(s) if *s.arn == *service.arn && s.definition == service.definition && s.running == 2));
     assert!(back, "the service runs what it ran before");
 }
+
+#[tokio::test]
+async fn events_arrive_through_the_bus_and_the_queue_twice_and_out_of_order() {
+    let (cloud, config) = cloud().await;
+    cloud.set_faults(tasuki_cloud::faults::Faults { duplicate: 0.5, reorder: 0.3, ..Default::default() });
+    let (sqs, bus) = (aws_sdk_sqs::Client::new(&config), aws_sdk_eventbridge::Client::new(&config));
+    let url = sqs.create_queue().queue_name("tasuki").send().await.unwrap().queue_url.unwrap();
+    let arn = format!("arn:aws:sqs:{REGION}:{ACCOUNT}:tasuki");
+    let rule = bus.put_rule().name("ecs").event_pattern(r#"{"source":["aws.ecs"]}"#).send().await.unwrap();
+    let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"},
+        "Action": "sqs:SendMessage", "Resource": arn, "Condition": {"ArnEquals": {"aws:SourceArn": rule.rule_arn()}}}]});
+    let named = aws_sdk_sqs::types::QueueAttributeName::Policy;
+    sqs.set_queue_attributes().queue_url(&url).attributes(named, policy.to_string()).send().await.unwrap();
+    let target = aws_sdk_eventbridge::types::Target::builder().id("q").arn(&arn).build().unwrap();
+    bus.put_targets().rule("ecs").targets(target).send().await.unwrap();
+    sqs.send_message().queue_url(&url).message_body("garbage").send().await.unwrap();
+
+    let scopes = Arc::new(Scopes::new(config.clone()));
+    let spec = serde_json::json!({"regions": [REGION], "share": "100%", "eventQueue": url, "sweepInterval": "1h"});
+    scopes.sync(&BTreeMap::from([("own".into(), serde_json::from_value(spec).unwrap())])).await;
+    let (sender, mut receiver) = mpsc::channel(1000);
+    let mut observer = Observer::new(scopes, sender);
+    observer.sync();
+    while !matches!(receiver.recv().await.unwrap(), Change::ScopeSwept { .. }) {}
+
+    let customer = aws_sdk_ecs::Client::new(&config);
+    let container = aws_sdk_ecs::types::ContainerDefinition::builder().name("app").image("web:1").memory(64).build();
+    let definition = customer.register_task_definition().family("job").container_definitions(container);
+    definition.send().await.unwrap();
+    let ran = customer.run_task().cluster("shop").task_definition("job").send().await.unwrap();
+    let task = ran.tasks()[0].task_arn().unwrap().to_owned();
+    cloud.advance(Duration::from_secs(60));
+    customer.stop_task().cluster("shop").task(&task).send().await.unwrap();
+    cloud.advance(Duration::from_secs(120));
+    // The last state arrives however the bus shuffles; which of them is the newest is in its version.
+    loop {
+        if let Change::Task(seen) = receiver.recv().await.unwrap()
+            && *seen.arn == *task
+            && seen.status == tasuki_core::fleet::TaskStatus::Stopped
+        {
+            assert!(seen.version > 1 && seen.node.is_some() && seen.stopped_at.is_some(), "{seen:?}");
+            break;
+        }
+    }
+    let (_, counters) = observer.queues().next().unwrap();
+    assert_eq!(counters.unusable.load(std::sync::atomic::Ordering::Relaxed), 1, "the garbage, and nothing else");
+}
