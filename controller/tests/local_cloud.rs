@@ -1,6 +1,9 @@
 //! Observe and act against the local cloud, over real AWS wire protocols: signed requests from the
 //! SDK, on virtual time.
 
+// Helpers of tests may stop a test that cannot go on; clippy knows only the test functions.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use std::collections::{BTreeMap, BTreeSet};
