@@ -99,6 +99,8 @@ impl Run {
         if !replaying {
             until_stopped()?;
             started.sensors.iter_mut().for_each(|sensor| sensor.stop());
+            // With the last sensor goes the last sender, and the pipeline ends when it has read all.
+            started.sensors.clear();
         }
         anyhow::ensure!(worker.join().is_ok(), "the pipeline ended unexpectedly; please report it with its log");
         let problem = started.sensors.iter().find_map(|sensor| sensor.state().detail);

@@ -44,8 +44,11 @@ const TICK: Duration = Duration::from_millis(50);
 pub struct Stats {
     /// Events taken.
     pub events: AtomicU64,
-    /// Events whose place was not known, and findings that went out without names.
+    /// Findings that went out without their container's names.
     pub unnamed: AtomicU64,
+    /// Events of which it was not even known whether they were a container's; no rule for
+    /// containers saw them.
+    pub unplaced: AtomicU64,
     /// Evictions from bounded caches.
     pub evictions: AtomicU64,
     /// Matches, repeats among them.
@@ -133,6 +136,7 @@ impl Pipeline {
             self.event(&engine, event);
         }
         self.stats.events.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.stats.unplaced.store(self.world.unplaced(), Ordering::Relaxed);
         self.stats.evictions.store(self.world.evictions() + self.groups.evictions(), Ordering::Relaxed);
     }
 

@@ -267,7 +267,11 @@ impl World {
         let place = if mount != 0 && self.host_mount_namespace == Some(mount) {
             Place::Host
         } else {
-            self.workloads.place(cgroup, event.process, mount, pid_namespace)
+            match self.workloads.place(cgroup, event.process, mount, pid_namespace) {
+                // A container that was gone before its cgroup could be read still had its own mounts.
+                Place::Unknown if mount != 0 && self.host_mount_namespace.is_some() => Place::Unnamed,
+                place => place,
+            }
         };
         let container = match &place {
             Place::Container(container) => Some(container.id.clone()),
@@ -281,6 +285,12 @@ impl World {
             }
         };
         if let (Some(container), Some(key)) = (&container, event.process) {
+            if !self.containers.knows(container)
+                && let Some(first) = self.table.earliest(mount)
+            {
+                // The container may be older than the agent: its first process is in the snapshot.
+                self.containers.seen(container, first);
+            }
             self.containers.seen(container, key);
         }
         let description = match &place {

@@ -64,6 +64,12 @@ impl Cgroups {
         }
     }
 
+    /// Whether the directory at a path below one of the hierarchies has this id.
+    pub fn is_at(&self, id: CgroupId, path: &str) -> bool {
+        let inside = path.trim_start_matches('/');
+        self.roots.iter().any(|root| std::fs::metadata(root.join(inside)).is_ok_and(|found| found.ino() == id.0))
+    }
+
     /// An id belongs to a container.
     pub fn learn(&mut self, id: CgroupId, container: Arc<ContainerPath>) {
         self.put(id.0, Some(container));
@@ -140,8 +146,14 @@ fn hierarchies(mountinfo: &str) -> Vec<PathBuf> {
 
 /// The container that /proc/PID/cgroup names, in whichever hierarchy names one.
 pub fn of_process(pid: u32) -> Option<ContainerPath> {
+    with_path(pid).map(|(container, _)| container)
+}
+
+/// The same, with the path that names it.
+pub fn with_path(pid: u32) -> Option<(ContainerPath, String)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(path::parse)
+    let mut paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.find_map(|inside| Some((path::parse(inside)?, inside.to_owned())))
 }
 
 /// Inode of a process's namespace.
@@ -194,6 +206,7 @@ mod tests {
         assert!(cgroups.rescan());
         let Known::Container(found) = cgroups.lookup(inode) else { panic!("not found") };
         assert_eq!(found.id, id);
+        assert!(cgroups.is_at(inode, &format!("/docker/{id}")) && !cgroups.is_at(inode, "/docker"));
         let host = CgroupId(std::fs::metadata(root.path()).unwrap().ino());
         assert_eq!(cgroups.lookup(host), Known::Host);
     }

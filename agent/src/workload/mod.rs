@@ -208,8 +208,14 @@ impl Workloads {
     }
 
     fn ask_proc(&mut self, key: ProcessKey, cgroup: Option<CgroupId>) -> Option<Arc<ContainerPath>> {
-        let container = Arc::new(cgroup::of_process(key.pid)?);
+        let (container, path) = cgroup::with_path(key.pid)?;
+        let container = Arc::new(container);
         if let Some(cgroup) = cgroup {
+            // The process may have moved since the event (runc init moves into its container), and
+            // then its present cgroup says nothing about the one that the event names.
+            if !self.cgroups.is_at(cgroup, &path) {
+                return None;
+            }
             self.cgroups.learn(cgroup, container.clone());
         }
         Some(container)
