@@ -18,6 +18,9 @@ const MAX_DIRECTORIES: usize = 32_768;
 const MAX_DEPTH: usize = 10;
 /// A scan costs some milliseconds on a full node, so a miss does not always cause one.
 const RESCAN_EVERY: Duration = Duration::from_millis(250);
+/// Scans that find nothing new become rarer, down to this: an id that no hierarchy has must not
+/// keep the agent busy.
+const RESCAN_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 
 /// What is known of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,13 +39,14 @@ pub struct Cgroups {
     ids: LruCache<u64, Option<Arc<ContainerPath>>>,
     roots: Vec<PathBuf>,
     last_scan: Option<Instant>,
+    pause: Duration,
     evictions: u64,
 }
 
 impl Default for Cgroups {
     fn default() -> Self {
         let capacity = NonZeroUsize::MIN.saturating_add(CACHE - 1);
-        Self { ids: LruCache::new(capacity), roots: Vec::new(), last_scan: None, evictions: 0 }
+        Self { ids: LruCache::new(capacity), roots: Vec::new(), last_scan: None, pause: RESCAN_EVERY, evictions: 0 }
     }
 }
 
@@ -82,7 +86,7 @@ impl Cgroups {
 
     /// Reads the hierarchies again, unless that was done a moment ago. Returns whether it was done.
     pub fn rescan(&mut self) -> bool {
-        if self.last_scan.is_some_and(|last| last.elapsed() < RESCAN_EVERY) {
+        if self.last_scan.is_some_and(|last| last.elapsed() < self.pause) {
             return false;
         }
         for root in self.roots.clone() {
@@ -91,6 +95,11 @@ impl Cgroups {
         }
         self.last_scan = Some(Instant::now());
         true
+    }
+
+    /// Whether the last scan found what it was made for; the pause until the next one follows.
+    pub fn found(&mut self, found: bool) {
+        self.pause = if found { RESCAN_EVERY } else { (self.pause * 2).min(RESCAN_AT_LEAST_EVERY) };
     }
 
     /// Ids pushed out because the cache was full.
@@ -209,6 +218,17 @@ mod tests {
         assert!(cgroups.is_at(inode, &format!("/docker/{id}")) && !cgroups.is_at(inode, "/docker"));
         let host = CgroupId(std::fs::metadata(root.path()).unwrap().ino());
         assert_eq!(cgroups.lookup(host), Known::Host);
+    }
+
+    #[test]
+    fn scans_for_an_id_that_nobody_has_become_rarer() {
+        let mut cgroups = Cgroups::default();
+        for _ in 0..10 {
+            cgroups.found(false);
+        }
+        assert_eq!(cgroups.pause, RESCAN_AT_LEAST_EVERY);
+        cgroups.found(true);
+        assert_eq!(cgroups.pause, RESCAN_EVERY);
     }
 
     #[test]

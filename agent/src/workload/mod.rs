@@ -190,10 +190,17 @@ impl Workloads {
             }
             return Place::Container(container);
         }
-        if self.live && self.cgroups.rescan() {
+        if self.live
+            && let Some(id) = cgroup
+            && self.cgroups.rescan()
+        {
             // A new directory may have been found; look once more.
-            if let Some(cgroup::Known::Container(container)) = cgroup.map(|id| self.cgroups.lookup(id)) {
-                return Place::Container(container);
+            let known = self.cgroups.lookup(id);
+            self.cgroups.found(known != cgroup::Known::No);
+            match known {
+                cgroup::Known::Container(container) => return Place::Container(container),
+                cgroup::Known::Host => return Place::Host,
+                cgroup::Known::No => {}
             }
         }
         if self.sidecar {
