@@ -79,7 +79,7 @@ fn start(cgroup: &mut Cgroup, program: &str) -> (u32, ProcessKey) {
     cgroup.child = Some(child);
     std::fs::write(cgroup.path.join("cgroup.procs"), pid.to_string()).unwrap();
     let exe = format!("/proc/{pid}/exe");
-    while std::fs::read_link(&exe).unwrap() != PathBuf::from(program) {
+    while std::fs::read_link(&exe).unwrap() != std::path::Path::new(program) {
         std::thread::yield_now();
     }
     (pid, snapshot::key_of(pid).unwrap())

@@ -255,6 +255,21 @@ fn every_rule_matches_what_it_must_and_nothing_else() {
 }
 
 #[test]
+fn a_finding_about_a_question_carries_its_answer() {
+    let case = r#"[{"it": "x", "events": [{"ask": "gulf.moneroocean.stream", "pid": 10},
+        {"answer": "gulf.moneroocean.stream", "addresses": ["203.0.113.9"], "unseen": true},
+        {"exec": "/bin/true", "pid": 30}]}]"#;
+    let found = run(read(case).unwrap().remove(0));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let dns = found[0].dns.as_ref().unwrap();
+    assert_eq!(
+        (dns.question.as_str(), dns.answers.as_slice()),
+        ("gulf.moneroocean.stream", &["203.0.113.9".parse().unwrap()][..])
+    );
+    assert_eq!(found[0].process.as_ref().unwrap().executable, "/app/server");
+}
+
+#[test]
 fn every_rule_file_has_cases_that_match_and_cases_that_do_not() {
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("rules");
     let mut tested = BTreeSet::new();

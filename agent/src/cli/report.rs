@@ -70,7 +70,10 @@ impl Report {
 
     /// Lets go of everything that the sensors hold.
     pub fn stop(&self) {
-        self.sensors().iter_mut().for_each(|sensor| sensor.stop());
+        let mut sensors = self.sensors();
+        sensors.iter_mut().for_each(|sensor| sensor.stop());
+        // With the last sensor goes the last sender, and the pipeline ends when it has read all.
+        sensors.clear();
     }
 }
 
@@ -94,7 +97,7 @@ impl HeartbeatSource for Report {
             sensors: states,
             families,
             usage: Usage {
-                unnamed_events: read(&self.stats.unnamed),
+                unnamed_events: read(&self.stats.unnamed) + read(&self.stats.unplaced),
                 evictions: read(&self.stats.evictions),
                 prioritised: self.prioritised,
                 ..usage()

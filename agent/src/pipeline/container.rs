@@ -61,6 +61,11 @@ impl Containers {
         self.states.get_or_insert_mut(container.to_owned(), ContainerState::default)
     }
 
+    /// Whether a container is remembered.
+    pub fn knows(&self, container: &str) -> bool {
+        self.states.contains(container)
+    }
+
     /// A process was seen in a container: the earliest one is its first.
     pub fn seen(&mut self, container: &str, process: ProcessKey) {
         let state = self.state(container);

@@ -36,6 +36,8 @@ use world::{Subject, World};
 
 /// Execs whose program's hash is awaited.
 const MAX_AWAITING: usize = 512;
+/// How often what waits is looked at, by the events' time, nanoseconds.
+const RELEASE_EVERY_NS: u64 = 10_000_000;
 /// How often a live pipeline looks after what waits.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -44,8 +46,11 @@ const TICK: Duration = Duration::from_millis(50);
 pub struct Stats {
     /// Events taken.
     pub events: AtomicU64,
-    /// Events whose place was not known, and findings that went out without names.
+    /// Findings that went out without their container's names.
     pub unnamed: AtomicU64,
+    /// Events of which it was not even known whether they were a container's; no rule for
+    /// containers saw them.
+    pub unplaced: AtomicU64,
     /// Evictions from bounded caches.
     pub evictions: AtomicU64,
     /// Matches, repeats among them.
@@ -68,6 +73,7 @@ pub struct Pipeline {
     recorder: Option<Recorder>,
     stats: Arc<Stats>,
     own: u32,
+    released: u64,
 }
 
 impl Pipeline {
@@ -87,6 +93,7 @@ impl Pipeline {
             recorder: None,
             stats: Arc::default(),
             own: if live { std::process::id() } else { 0 },
+            released: 0,
         }
     }
 
@@ -133,6 +140,7 @@ impl Pipeline {
             self.event(&engine, event);
         }
         self.stats.events.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.stats.unplaced.store(self.world.unplaced(), Ordering::Relaxed);
         self.stats.evictions.store(self.world.evictions() + self.groups.evictions(), Ordering::Relaxed);
     }
 
@@ -183,9 +191,9 @@ impl Pipeline {
             self.await_hash(event);
         }
         let facts = gather::facts(&mut self.world, engine.indicators(), class, event, &subject, hash);
-        for (process, stdio) in self.world.take_looked_up() {
+        for (process, looked_up) in self.world.take_looked_up() {
             if let Some(recorder) = &mut self.recorder {
-                recorder.stdio(process, stdio);
+                recorder.looked_up(process, looked_up);
             }
         }
         let seconds = self.world.epoch(event.time).div_euclid(1_000_000_000);
@@ -223,6 +231,11 @@ impl Pipeline {
     }
 
     fn release(&mut self, now: u64) {
+        // Looking costs a little for each finding that waits, so not at every event of a storm.
+        if now != u64::MAX && now.saturating_sub(self.released) < RELEASE_EVERY_NS && now >= self.released {
+            return;
+        }
+        self.released = now;
         for ready in self.waiting.ready(&mut self.world, now) {
             if ready.unnamed {
                 self.stats.unnamed.fetch_add(1, Ordering::Relaxed);

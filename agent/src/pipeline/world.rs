@@ -61,6 +61,15 @@ impl Subject {
     }
 }
 
+/// What /proc was asked about a process because it mattered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookedUp {
+    /// Its descriptors 0 to 2.
+    Stdio([Stdio; 3]),
+    /// That it listens on a TCP socket.
+    Listening,
+}
+
 /// Who asked which name under which message id.
 type Asked = (IpAddr, u16, String);
 /// The process and cgroup of a question, which its answer often lacks.
@@ -83,7 +92,8 @@ pub struct World {
     pub containers: Containers,
     questions: LruCache<Asked, Asker>,
     stdio: LruCache<ProcessKey, [Stdio; 3]>,
-    looked_up: Vec<(ProcessKey, [Stdio; 3])>,
+    listening: LruCache<ProcessKey, ()>,
+    looked_up: Vec<(ProcessKey, LookedUp)>,
     host_mount_namespace: Option<u64>,
     /// Realtime minus boot time, nanoseconds.
     pub boot: i64,
@@ -129,6 +139,7 @@ impl World {
             containers: Containers::default(),
             questions: LruCache::new(size(QUESTION_CACHE)),
             stdio: LruCache::new(size(NOTED)),
+            listening: LruCache::new(size(NOTED)),
             looked_up: Vec::new(),
             host_mount_namespace: None,
             boot: 0,
@@ -278,7 +289,11 @@ impl World {
         let place = if mount != 0 && self.host_mount_namespace == Some(mount) {
             Place::Host
         } else {
-            self.workloads.place(cgroup, event.process, mount, pid_namespace)
+            match self.workloads.place(cgroup, event.process, mount, pid_namespace) {
+                // A container that was gone before its cgroup could be read still had its own mounts.
+                Place::Unknown if mount != 0 && self.host_mount_namespace.is_some() => Place::Unnamed,
+                place => place,
+            }
         };
         let container = match &place {
             Place::Container(container) => Some(container.id.clone()),
@@ -292,6 +307,12 @@ impl World {
             }
         };
         if let (Some(container), Some(key)) = (&container, event.process) {
+            if !self.containers.knows(container)
+                && let Some(first) = self.table.earliest(mount)
+            {
+                // The container may be older than the agent: its first process is in the snapshot.
+                self.containers.seen(container, first);
+            }
             self.containers.seen(container, key);
         }
         let description = match &place {
@@ -313,13 +334,18 @@ impl World {
         }
         let found = self.live.then(|| sockets::stdio(key)).flatten()?;
         self.stdio.put(key, found);
-        self.looked_up.push((key, found));
+        self.looked_up.push((key, LookedUp::Stdio(found)));
         Some(found)
     }
 
     /// What was looked up since the last call, for a recording.
-    pub fn take_looked_up(&mut self) -> Vec<(ProcessKey, [Stdio; 3])> {
+    pub fn take_looked_up(&mut self) -> Vec<(ProcessKey, LookedUp)> {
         std::mem::take(&mut self.looked_up)
+    }
+
+    /// Puts in that a recording noted a process to listen.
+    pub fn note_listening(&mut self, key: ProcessKey) {
+        self.listening.put(key, ());
     }
 
     /// Puts in what a recording noted.
@@ -330,12 +356,16 @@ impl World {
     /// Whether a process listens: by what was seen, else looked up and remembered.
     pub fn listens(&mut self, key: ProcessKey) -> bool {
         let Some(known) = self.table.get(key).map(|entry| entry.listening) else { return false };
-        if known || !self.live || !sockets::listens(key).unwrap_or(false) {
-            return known;
+        if known || self.listening.contains(&key) {
+            return true;
+        }
+        if !self.live || !sockets::listens(key).unwrap_or(false) {
+            return false;
         }
         if let Some(entry) = self.table.get_mut(key) {
             entry.listening = true;
         }
+        self.looked_up.push((key, LookedUp::Listening));
         true
     }
 

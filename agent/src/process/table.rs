@@ -232,6 +232,14 @@ impl ProcessTable {
         ancestors
     }
 
+    /// The process of a mount namespace that started first, as far as the table knows. Reads the
+    /// whole table: for once per container, not for each event.
+    pub fn earliest(&self, mount_namespace: u64) -> Option<ProcessKey> {
+        let all = self.alive.iter().chain(self.exited.iter());
+        let inside = all.filter(|(_, entry)| mount_namespace != 0 && entry.mount_namespace == mount_namespace);
+        inside.map(|(key, _)| *key).min_by_key(|key| (key.start, key.pid))
+    }
+
     /// Processes in the table.
     pub fn len(&self) -> usize {
         self.alive.len() + self.exited.len()
@@ -293,6 +301,18 @@ mod tests {
         table.insert(key(4), entry(1, "/bin/a"));
         assert!(!table.contains(key(2)) && table.contains(key(1)) && table.contains(key(3)));
         assert_eq!(table.evictions(), 1);
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_is_known_by_its_start() {
+        let mut table = ProcessTable::new(Limits::default());
+        for (pid, start, namespace) in [(9, 1_u64, 1), (5, 30, 7), (6, 20, 7), (7, 40, 7)] {
+            let entry = Entry { mount_namespace: namespace, ..entry(1, "/x") };
+            table.insert(ProcessKey { pid, start }, entry);
+        }
+        table.exit(ProcessKey { pid: 6, start: 20 });
+        assert_eq!(table.earliest(7), Some(ProcessKey { pid: 6, start: 20 }));
+        assert_eq!(table.earliest(0), None);
     }
 
     #[test]

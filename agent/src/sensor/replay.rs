@@ -3,11 +3,11 @@
 //!
 //! One line is one JSON object with one member:
 //! `{"header":…}` first, then `{"event":…}`, and between them the notes `{"place":…}`,
-//! `{"names":…}`, `{"hash":…}`, `{"stdio":…}`. All notes are read before the first event.
+//! `{"names":…}`, `{"hash":…}`, `{"stdio":…}`, `{"listening":…}`. All notes are read before the first event.
 
 use super::{Output, Sensor, SensorError};
 use crate::event::{CgroupId, Event, FileId, ProcessKey, Stdio};
-use crate::pipeline::world::{Subject, World};
+use crate::pipeline::world::{LookedUp, Subject, World};
 use crate::process::hash::Sha256;
 use crate::workload::{ContainerPath, Description, Place};
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,8 @@ pub enum Line {
         /// Descriptors 0 to 2.
         stdio: [Stdio; 3],
     },
+    /// A process listened, as was found when it mattered.
+    Listening(ProcessKey),
     /// An event.
     Event(Event),
 }
@@ -208,6 +210,7 @@ pub fn apply(world: &mut World, note: Line) {
             }
         }
         Line::Stdio { process, stdio } => world.note_stdio(process, stdio),
+        Line::Listening(process) => world.note_listening(process),
         Line::Header(_) | Line::Event(_) => {}
     }
 }
@@ -252,9 +255,12 @@ impl Recorder {
         self.write(&Line::Hash { file: *file, sha256: hex::encode(sha256) });
     }
 
-    /// Records descriptors that were looked up.
-    pub fn stdio(&mut self, process: ProcessKey, stdio: [Stdio; 3]) {
-        self.write(&Line::Stdio { process, stdio });
+    /// Records what was looked up about a process.
+    pub fn looked_up(&mut self, process: ProcessKey, found: LookedUp) {
+        self.write(&match found {
+            LookedUp::Stdio(stdio) => Line::Stdio { process, stdio },
+            LookedUp::Listening => Line::Listening(process),
+        });
     }
 
     /// Hands everything to the file.

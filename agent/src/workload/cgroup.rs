@@ -18,6 +18,9 @@ const MAX_DIRECTORIES: usize = 32_768;
 const MAX_DEPTH: usize = 10;
 /// A scan costs some milliseconds on a full node, so a miss does not always cause one.
 const RESCAN_EVERY: Duration = Duration::from_millis(250);
+/// Scans that find nothing new become rarer, down to this: an id that no hierarchy has must not
+/// keep the agent busy.
+const RESCAN_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 
 /// What is known of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,13 +39,14 @@ pub struct Cgroups {
     ids: LruCache<u64, Option<Arc<ContainerPath>>>,
     roots: Vec<PathBuf>,
     last_scan: Option<Instant>,
+    pause: Duration,
     evictions: u64,
 }
 
 impl Default for Cgroups {
     fn default() -> Self {
         let capacity = NonZeroUsize::MIN.saturating_add(CACHE - 1);
-        Self { ids: LruCache::new(capacity), roots: Vec::new(), last_scan: None, evictions: 0 }
+        Self { ids: LruCache::new(capacity), roots: Vec::new(), last_scan: None, pause: RESCAN_EVERY, evictions: 0 }
     }
 }
 
@@ -64,6 +68,12 @@ impl Cgroups {
         }
     }
 
+    /// Whether the directory at a path below one of the hierarchies has this id.
+    pub fn is_at(&self, id: CgroupId, path: &str) -> bool {
+        let inside = path.trim_start_matches('/');
+        self.roots.iter().any(|root| std::fs::metadata(root.join(inside)).is_ok_and(|found| found.ino() == id.0))
+    }
+
     /// An id belongs to a container.
     pub fn learn(&mut self, id: CgroupId, container: Arc<ContainerPath>) {
         self.put(id.0, Some(container));
@@ -76,7 +86,7 @@ impl Cgroups {
 
     /// Reads the hierarchies again, unless that was done a moment ago. Returns whether it was done.
     pub fn rescan(&mut self) -> bool {
-        if self.last_scan.is_some_and(|last| last.elapsed() < RESCAN_EVERY) {
+        if self.last_scan.is_some_and(|last| last.elapsed() < self.pause) {
             return false;
         }
         for root in self.roots.clone() {
@@ -85,6 +95,11 @@ impl Cgroups {
         }
         self.last_scan = Some(Instant::now());
         true
+    }
+
+    /// Whether the last scan found what it was made for; the pause until the next one follows.
+    pub fn found(&mut self, found: bool) {
+        self.pause = if found { RESCAN_EVERY } else { (self.pause * 2).min(RESCAN_AT_LEAST_EVERY) };
     }
 
     /// Ids pushed out because the cache was full.
@@ -140,8 +155,14 @@ fn hierarchies(mountinfo: &str) -> Vec<PathBuf> {
 
 /// The container that /proc/PID/cgroup names, in whichever hierarchy names one.
 pub fn of_process(pid: u32) -> Option<ContainerPath> {
+    with_path(pid).map(|(container, _)| container)
+}
+
+/// The same, with the path that names it.
+pub fn with_path(pid: u32) -> Option<(ContainerPath, String)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(path::parse)
+    let mut paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.find_map(|inside| Some((path::parse(inside)?, inside.to_owned())))
 }
 
 /// Inode of a process's namespace.
@@ -194,8 +215,20 @@ mod tests {
         assert!(cgroups.rescan());
         let Known::Container(found) = cgroups.lookup(inode) else { panic!("not found") };
         assert_eq!(found.id, id);
+        assert!(cgroups.is_at(inode, &format!("/docker/{id}")) && !cgroups.is_at(inode, "/docker"));
         let host = CgroupId(std::fs::metadata(root.path()).unwrap().ino());
         assert_eq!(cgroups.lookup(host), Known::Host);
+    }
+
+    #[test]
+    fn scans_for_an_id_that_nobody_has_become_rarer() {
+        let mut cgroups = Cgroups::default();
+        for _ in 0..10 {
+            cgroups.found(false);
+        }
+        assert_eq!(cgroups.pause, RESCAN_AT_LEAST_EVERY);
+        cgroups.found(true);
+        assert_eq!(cgroups.pause, RESCAN_EVERY);
     }
 
     #[test]

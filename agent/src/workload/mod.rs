@@ -190,10 +190,17 @@ impl Workloads {
             }
             return Place::Container(container);
         }
-        if self.live && self.cgroups.rescan() {
+        if self.live
+            && let Some(id) = cgroup
+            && self.cgroups.rescan()
+        {
             // A new directory may have been found; look once more.
-            if let Some(cgroup::Known::Container(container)) = cgroup.map(|id| self.cgroups.lookup(id)) {
-                return Place::Container(container);
+            let known = self.cgroups.lookup(id);
+            self.cgroups.found(known != cgroup::Known::No);
+            match known {
+                cgroup::Known::Container(container) => return Place::Container(container),
+                cgroup::Known::Host => return Place::Host,
+                cgroup::Known::No => {}
             }
         }
         if self.sidecar {
@@ -208,8 +215,14 @@ impl Workloads {
     }
 
     fn ask_proc(&mut self, key: ProcessKey, cgroup: Option<CgroupId>) -> Option<Arc<ContainerPath>> {
-        let container = Arc::new(cgroup::of_process(key.pid)?);
+        let (container, path) = cgroup::with_path(key.pid)?;
+        let container = Arc::new(container);
         if let Some(cgroup) = cgroup {
+            // The process may have moved since the event (runc init moves into its container), and
+            // then its present cgroup says nothing about the one that the event names.
+            if !self.cgroups.is_at(cgroup, &path) {
+                return None;
+            }
             self.cgroups.learn(cgroup, container.clone());
         }
         Some(container)
