@@ -34,7 +34,8 @@ pub fn view() -> View {
     tasks.push(task("shop-fargate", "job", 28, "Excluded", None));
     let tasks: Vec<_> = tasks.into_iter().map(|task| serde_json::from_value(task).unwrap()).collect();
     let cluster = |name: &str, placement: &str, versions: Value| -> ClusterView {
-        let mine: Vec<_> = tasks.iter().filter(|t: &&tasuki_api::coverage::TaskCoverage| t.cluster == name).cloned().collect();
+        let mine: Vec<_> =
+            tasks.iter().filter(|t: &&tasuki_api::coverage::TaskCoverage| t.cluster == name).cloned().collect();
         serde_json::from_value(json!({
             "arn": format!("arn:aws:ecs:eu-west-1:111122223333:cluster/{name}"), "name": name, "scope": "111122223333/eu-west-1",
             "placements": [placement], "counts": counts(&mine), "depth": "Full", "wantedVersion": "1.4.2", "versions": versions,
@@ -47,7 +48,15 @@ pub fn view() -> View {
         cluster("shop-fargate", "Sidecar", json!([["1.4.1", 7], ["1.4.2", 1]])),
     ];
     let counts = counts(&tasks);
-    View { at: Some(at(-4)), live_ratio: counts.live_ratio(), minutes_ratio: Some(0.961), counts, tasks, clusters, ..View::default() }
+    View {
+        at: Some(at(-4)),
+        live_ratio: counts.live_ratio(),
+        minutes_ratio: Some(0.961),
+        counts,
+        tasks,
+        clusters,
+        ..View::default()
+    }
 }
 
 pub fn finding() -> StoredFinding {
@@ -126,7 +135,10 @@ fn explain_screen() {
         fact("monitor prod: delivery Live", "config", None),
     ];
     insta::assert_snapshot!("explain", explain::facts(&Explanation { coverage, facts }, at(0)));
-    insta::assert_snapshot!("explain_reason", explain::of_reason(explain::reason("wouldinterrupt").unwrap(), Output::Table));
+    insta::assert_snapshot!(
+        "explain_reason",
+        explain::of_reason(explain::reason("wouldinterrupt").unwrap(), Output::Table)
+    );
 }
 
 #[test]

@@ -26,7 +26,8 @@ async fn site(shown: View) -> Site {
     let store = Store::open("sqlite::memory:").await.unwrap();
     store.insert_findings("a", &[(finding().finding, None)], Timestamp::now()).await.unwrap();
     let (view_sender, view) = watch::channel(Arc::new(shown));
-    let loaded = crate::desired::Loader::default().load(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/desired/testdata")));
+    let loaded = crate::desired::Loader::default()
+        .load(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/desired/testdata")));
     let (desired_sender, desired) = watch::channel(Arc::new(loaded));
     let (requests, orders) = mpsc::channel(8);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -51,11 +52,23 @@ async fn site(shown: View) -> Site {
     let mode = std::fs::metadata(dir.path().join(TOKEN_FILE)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let http = Http::new(None).unwrap();
-    Site { base: format!("http://{listen}"), token, http, orders, _keep: (dir, view_sender, desired_sender, stop.drop_guard()) }
+    Site {
+        base: format!("http://{listen}"),
+        token,
+        http,
+        orders,
+        _keep: (dir, view_sender, desired_sender, stop.drop_guard()),
+    }
 }
 
 impl Site {
-    async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &'static str) -> (StatusCode, String) {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &'static str,
+    ) -> (StatusCode, String) {
         let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -95,7 +108,9 @@ async fn orders_need_the_token() {
     let json = ("content-type", "application/json");
     for wrong in ["", "Bearer ", "Bearer x", "Basic abc"] {
         for path in ["/api/v1/freeze", "/api/v1/retry", "/api/v1/uninstall"] {
-            let (status, _) = site.ask(Method::POST, path, &[json, ("authorization", wrong)], r#"{"frozen":true,"cluster":"c"}"#).await;
+            let (status, _) = site
+                .ask(Method::POST, path, &[json, ("authorization", wrong)], r#"{"frozen":true,"cluster":"c"}"#)
+                .await;
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{path} {wrong:?}");
         }
     }
@@ -104,8 +119,12 @@ async fn orders_need_the_token() {
     let base = site.base.clone();
     let http = site.http.clone();
     let asked = tokio::spawn(async move {
-        let request = http::Request::post(format!("{base}/api/v1/freeze")).header("content-type", "application/json").header("authorization", bearer);
-        http.send(request.body(Bytes::from_static(br#"{"frozen":true}"#)).unwrap(), 1 << 20, Duration::from_secs(30)).await.unwrap()
+        let request = http::Request::post(format!("{base}/api/v1/freeze"))
+            .header("content-type", "application/json")
+            .header("authorization", bearer);
+        http.send(request.body(Bytes::from_static(br#"{"frozen":true}"#)).unwrap(), 1 << 20, Duration::from_secs(30))
+            .await
+            .unwrap()
     });
     match site.orders.recv().await {
         Some(Request::Freeze(true, done)) => done.send(()).unwrap(),
@@ -119,14 +138,25 @@ async fn orders_need_the_token() {
 async fn pages_show_what_is_there_and_escape_it() {
     let site = site(view()).await;
     let id = finding().finding.id;
-    for path in ["/", "/clusters/arn%3Aaws%3Aecs%3Aeu-west-1%3A111122223333%3Acluster%2Fshop-fargate", "/findings", &format!("/findings/{id}"), "/rollout", "/configuration", "/nowhere?x=%3Cscript%3E"] {
+    for path in [
+        "/",
+        "/clusters/arn%3Aaws%3Aecs%3Aeu-west-1%3A111122223333%3Acluster%2Fshop-fargate",
+        "/findings",
+        &format!("/findings/{id}"),
+        "/rollout",
+        "/configuration",
+        "/nowhere?x=%3Cscript%3E",
+    ] {
         let (status, body) = site.get(path).await;
         assert_eq!(status == StatusCode::OK, !path.starts_with("/nowhere"), "{path}");
         assert!(!body.contains("<script") && !body.contains('\u{1b}') && !body.contains('\u{202e}'), "{path}: {body}");
     }
     assert!(site.get("/").await.1.contains("95.2 % live") || site.get("/").await.1.contains(" % live"));
     let (_, page) = site.get(&format!("/findings/{id}")).await;
-    assert!(page.contains("&lt;script&gt;") && page.contains("/usr/sbin/nginx") && page.contains("What to check next"), "{page}");
+    assert!(
+        page.contains("&lt;script&gt;") && page.contains("/usr/sbin/nginx") && page.contains("What to check next"),
+        "{page}"
+    );
     let (_, page) = site.get("/configuration").await;
     assert!(page.contains("did you mean `maxUnavailable`?"), "{page}");
     assert_eq!(site.get("/findings?severity=Nothing").await.0, StatusCode::BAD_REQUEST);
@@ -144,7 +174,8 @@ async fn the_api_filters_and_answers_what_the_command_line_reads() {
     let part = coverage("?cluster=shop-f*&reason=WouldInterrupt").await;
     assert_eq!((part.tasks.len(), part.clusters.len(), part.counts.uncovered), (5, 1, 5));
     assert_eq!(site.get("/api/v1/coverage?reason=Nonsense").await.0, StatusCode::BAD_REQUEST);
-    let found: Vec<crate::store::StoredFinding> = serde_json::from_str(&site.get("/api/v1/findings?severity=high&cluster=shop-ec2").await.1).unwrap();
+    let found: Vec<crate::store::StoredFinding> =
+        serde_json::from_str(&site.get("/api/v1/findings?severity=high&cluster=shop-ec2").await.1).unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(site.get("/api/v1/findings?since=yesterday").await.0, StatusCode::BAD_REQUEST);
     assert_eq!(site.get("/api/v1/findings/nonsense").await.0, StatusCode::NOT_FOUND);
