@@ -273,3 +273,89 @@ impl Sts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TASK: &str = "arn:aws:ecs:eu-west-1:111122223333:task/c/abc";
+    const PROOF: Proof<'_> = Proof { gateway: "g", nonce: "n", key_hash: "k" };
+
+    fn presigned(change: Option<(&str, &str)>) -> PresignedSts {
+        let signature = "0".repeat(64);
+        let mut query = std::collections::BTreeMap::new();
+        for (name, value) in [
+            ("X-Amz-Algorithm", "AWS4-HMAC-SHA256"),
+            ("X-Amz-Credential", "ASIAX/20231114/eu-west-1/sts/aws4_request"),
+            ("X-Amz-Date", "20231114T221320Z"),
+            ("X-Amz-Expires", "60"),
+            ("X-Amz-Security-Token", "a+/="),
+            ("X-Amz-SignedHeaders", SIGNED_HEADERS),
+            ("X-Amz-Signature", &signature),
+        ] {
+            query.insert(name.to_owned(), value.to_owned());
+        }
+        if let Some((name, value)) = change {
+            query.insert(name.to_owned(), value.to_owned());
+        }
+        PresignedSts { region: "eu-west-1".to_owned(), query }
+    }
+
+    fn built(presigned: &PresignedSts, after: i64) -> Result<Request<Bytes>, Refused> {
+        let now = Timestamp::from_second(1_700_000_000 + after).unwrap();
+        build(presigned, TaskArn::parse(TASK).unwrap(), PROOF, &StsEndpoint::Aws, now)
+    }
+
+    #[test]
+    fn the_request_is_the_gateways_own() {
+        let request = built(&presigned(Some(("Action", "DeleteEverything"))), 0).unwrap();
+        assert_eq!(request.uri().host(), Some("sts.eu-west-1.amazonaws.com"));
+        let query = request.uri().query().unwrap();
+        assert!(query.starts_with("Action=GetCallerIdentity&Version=2011-06-15&") && !query.contains("Delete"));
+        assert!(query.contains("X-Amz-Security-Token=a%2B%2F%3D"));
+        assert_eq!(request.headers()[STS_NONCE_HEADER], "n");
+    }
+
+    #[test]
+    fn whatever_is_not_that_request_is_refused() {
+        for change in [
+            ("X-Amz-Algorithm", "AWS4-ECDSA-P256-SHA256"),
+            ("X-Amz-Credential", "ASIAX/20231114/us-east-1/sts/aws4_request"),
+            ("X-Amz-Credential", "../x/20231114/eu-west-1/sts/aws4_request"),
+            ("X-Amz-Date", "yesterday"),
+            ("X-Amz-Expires", "604800"),
+            ("X-Amz-SignedHeaders", "host"),
+            ("X-Amz-Signature", "&host=evil"),
+            ("X-Amz-Security-Token", ""),
+        ] {
+            assert_eq!(
+                built(&presigned(Some(change)), 0).unwrap_err().code,
+                Code::SignatureNotAcceptable,
+                "{change:?}"
+            );
+        }
+        let elsewhere = PresignedSts { region: "evil.example/".to_owned(), ..presigned(None) };
+        assert!(built(&elsewhere, 0).is_err());
+        assert!(built(&presigned(None), 299).is_ok() && built(&presigned(None), 301).is_err());
+        assert!(built(&presigned(None), -301).is_err());
+    }
+
+    #[test]
+    fn only_the_tasks_own_role_session_will_do() {
+        let task = TaskArn::parse(TASK).unwrap();
+        let role = "arn:aws:iam::111122223333:role/path/web";
+        assert!(judge("arn:aws:sts::111122223333:assumed-role/web/abc", task, role).is_ok());
+        for other in [
+            "arn:aws:sts::999999999999:assumed-role/web/abc",
+            "arn:aws:sts::111122223333:assumed-role/web/abd",
+            "arn:aws:sts::111122223333:assumed-role/admin/abc",
+            "arn:aws:iam::111122223333:user/abc",
+        ] {
+            assert_eq!(judge(other, task, role).unwrap_err().code, Code::SignatureOfAnother, "{other}");
+        }
+        let xml = b"<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>arn:x</Arn></GetCallerIdentityResult></GetCallerIdentityResponse>";
+        assert_eq!(caller(xml).as_deref(), Some("arn:x"));
+        assert_eq!(caller(b"<a><b>"), None);
+        assert_eq!(caller(b"{}"), None);
+    }
+}

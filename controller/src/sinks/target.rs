@@ -62,6 +62,7 @@ pub struct Taken {
 }
 
 /// One target.
+#[allow(clippy::large_enum_variant)] // one a sink, and never moved after its start
 pub enum Target {
     /// JSON lines.
     Stdout,
