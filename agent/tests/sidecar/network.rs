@@ -31,7 +31,7 @@ fn connections_over_loopback_are_named_on_both_sides() {
         );
         let (mut server, server_pid) = python(&room, "server", &listen);
         let (mut client, client_pid) =
-            python(&room, "client", &format!("socket.create_connection(({address:?}, 8080)).close()"));
+            python(&room, "client", &format!("keep = socket.create_connection(({address:?}, 8080))"));
         let agent = room.agent("network", &[]);
         server.go();
         until("the listener", || std::fs::read(room.path("listens")).ok());

@@ -5,7 +5,8 @@
 //! for the process behind a socket. A list of all sockets is asked for every few seconds and only
 //! fills gaps. What a DNS message means is nobody's business here.
 //!
-//! **Caveats.** Without a shared PID namespace no process can be named. UDP other than DNS is not
+//! **Caveats.** A connection that is closed before this thread has asked for its socket is told
+//! without a process (on a full machine that takes milliseconds). Without a shared PID namespace no process can be named. UDP other than DNS is not
 //! seen. IPv6 extension headers are not followed.
 
 mod diag;

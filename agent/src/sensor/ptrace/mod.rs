@@ -8,7 +8,9 @@
 //! **Guarantees.** No stop per system call; signals and job control are the application's own;
 //! the application outlives the agent, however that ends. **Caveats.** An application that traces
 //! itself cannot be traced, and one that wants to, later, is refused by the kernel. The agent, its
-//! supervisor and its watchdog are not traced.
+//! supervisor and its watchdog are not traced. Each fork and exec waits three times for the tracer
+//! to get a processor: on a machine without a free one that is milliseconds, not microseconds. A
+//! file system that hangs (NFS) holds the tracer at its exec, and not even SIGKILL ends it then.
 
 mod exec;
 mod newcomers;

@@ -97,6 +97,9 @@ impl Tracer {
     /// Traces until it is told to stop. `ready` is called once everything is traced.
     pub fn run(mut self, ready: impl FnOnce()) -> std::io::Result<()> {
         let ticker = Ticker::start(TICK)?;
+        // On a full machine each stop lasts until this thread gets a processor. Needs CAP_SYS_NICE,
+        // which Fargate does not give.
+        let _ = rustix::process::setpriority_process(rustix::process::Pid::from_raw(self.thread as i32), -20);
         self.heartbeat.beat(self.thread);
         self.scan(false);
         ready();
