@@ -342,7 +342,8 @@ impl World {
         let queue = self.places.get(&to).and_then(|r| r.queues.get(name)).ok_or("the queue does not exist")?;
         let granted = queue.attributes.get("Policy").is_some_and(|text| policy::allows(text, &sender));
         // A role of the queue's own account needs no queue policy.
-        if !granted && !(role.is_some() && *account == from.account) {
+        let own_role = role.is_some() && *account == from.account;
+        if !granted && !own_role {
             return Err("the queue's policy does not allow sqs:SendMessage from this rule");
         }
         let put = self.with(&to, "events.amazonaws.com", |region, ctx| {

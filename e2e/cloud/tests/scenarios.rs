@@ -169,7 +169,9 @@ fn faults_happen_as_often_as_asked_and_the_same_for_a_seed() {
         lab.fargate("app:1");
         lab.service(20, json!({}));
         lab.advance(300);
-        (lab.cloud.world().fault_counts, lab.drain("q").len())
+        // The lock must be free again before the next call.
+        let counts = lab.cloud.world().fault_counts;
+        (counts, lab.drain("q").len())
     };
     let (counts, delivered) = run();
     assert!(counts.dropped > 0 && counts.duplicated > 0 && counts.delayed > 0, "{counts:?}");

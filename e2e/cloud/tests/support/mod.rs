@@ -1,5 +1,8 @@
 //! A virtual cloud with one account, called directly or through the real SDKs.
 
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
