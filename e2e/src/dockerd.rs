@@ -105,11 +105,22 @@ impl Drop for Dockerd {
     fn drop(&mut self) {
         if let Some(Private { process, root, .. }) = &mut self.private {
             process.stop();
-            // The engine leaves its own mounts only when it was killed; then removal says so.
+            unmount_below(root);
             if let Err(error) = std::fs::remove_dir_all(&*root) {
                 eprintln!("could not remove {}: {error}", root.display());
             }
         }
+    }
+}
+
+/// The engine leaves its network namespaces mounted, and when it was killed its layers too.
+fn unmount_below(root: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points =
+        mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|point| Path::new(point).starts_with(root));
+    for point in points {
+        // What stays mounted is named when the directory cannot be removed.
+        let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
     }
 }
 

@@ -115,7 +115,8 @@ impl World {
         let key = Key { id: CUSTOMER.0.to_owned(), secret: CUSTOMER.1.to_owned() };
         let customer = Customer::new(&sdk(&endpoint, &key).await);
         let queue = customer.event_queue().await;
-        let queue = queue.map_err(|error| error.context(format!("the local cloud's log ends with:\n{}", cloud.tail())))?;
+        let queue =
+            queue.map_err(|error| error.context(format!("the local cloud's log ends with:\n{}", cloud.tail())))?;
         let config = Config::create(&directory.path().join("config"), &queue)?;
         Ok(Self {
             customer,
@@ -268,7 +269,10 @@ async fn start_cloud(docker: &Dockerd, directory: &Path) -> Result<(Process, Str
     let file = directory.join("cloud.json");
     std::fs::write(&file, settings.to_string())?;
     let mut command = Command::new(binaries()?.join("tasuki-cloud"));
-    command.args(["--listen", "127.0.0.1:0", "--runtime", "docker", "--docker-host", &docker.host]);
+    let listen = format!("127.0.0.1:{}", free_port()?);
+    command.args(["--listen", &listen, "--runtime", "docker", "--docker-host", &docker.host]);
+    // The host that a task's role signs GetCallerIdentity for; on AWS it is the Region's own.
+    command.args(["--container-env", &format!("AWS_ENDPOINT_URL_STS=http://{listen}")]);
     command.args(["--network", NETWORK, "--subnet", SUBNET, "--config"]).arg(&file);
     command.args(["--metadata", "169.254.170.2:80", "--introspection", "127.0.0.1:51678", "--steady-after", "3"]);
     // An EC2 instance joins the cluster that the customer will create.

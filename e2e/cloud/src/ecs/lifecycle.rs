@@ -229,7 +229,7 @@ impl Ecs {
             } => {
                 let Some(container) = task.container_mut(&container) else { return };
                 container.last_status = "RUNNING";
-                container.runtime_id = Some(if ec2 { runtime_id } else { fargate_id(&runtime_id) });
+                container.runtime_id = Some(runtime_id);
                 container.docker_name = Some(docker_name);
                 container.image_digest = image_digest;
                 container.image_id = image_id;
@@ -344,14 +344,6 @@ impl Ecs {
         let detail = task.view(Form::Event, false, ctx.now);
         ctx.emit("ECS Task State Change", vec![arn.to_owned()], detail);
     }
-}
-
-/// Fargate shows container ids as 32 hex digits, a hyphen and 10 digits.
-fn fargate_id(runtime_id: &str) -> String {
-    let head: String = runtime_id.chars().take(32).collect();
-    let tail = runtime_id.chars().skip(32).take(15).collect::<String>();
-    let number = u64::from_str_radix(&tail, 16).unwrap_or(0) % 10_000_000_000;
-    format!("{head}-{number:010}")
 }
 
 fn containers(ctx: &mut Ctx<'_>, definition: &Definition, cluster: &str, id: &str) -> Vec<Container> {

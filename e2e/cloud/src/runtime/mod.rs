@@ -101,7 +101,8 @@ pub enum RuntimeEventKind {
     ContainerStarted {
         /// Container name.
         container: String,
-        /// Docker container id (64 hex digits); on Fargate the cloud shows it as `<32 hex>-<10 digits>` where AWS does.
+        /// Container id, as the container's cgroup is named: 64 hex digits of Docker's, or `<32 hex>-<10 digits>` as
+        /// Fargate has it.
         runtime_id: String,
         /// The name that Docker knows the container by.
         docker_name: String,

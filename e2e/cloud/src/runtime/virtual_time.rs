@@ -308,15 +308,16 @@ impl State {
         let docker_name = format!("ecs-{}-{}-{}", task.spec.family, task.spec.revision, container);
         let ports = bound_ports(spec);
         let image_digest = Some(digest(&spec.image));
+        let name = format!("{arn}/{container}/{life}");
+        let runtime_id = hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, name.as_bytes()));
+        let fargate = task.spec.launch_type == LaunchType::Fargate;
+        let runtime_id = if fargate { fargate_id(&runtime_id) } else { runtime_id };
         let Some(run) = task.runs.get_mut(container) else { return };
         run.phase = Phase::Running { since: at };
         run.life = life;
         let event = RuntimeEventKind::ContainerStarted {
             container: container.to_owned(),
-            runtime_id: hex::encode(aws_lc_rs::digest::digest(
-                &aws_lc_rs::digest::SHA256,
-                format!("{arn}/{container}/{life}").as_bytes(),
-            )),
+            runtime_id,
             docker_name,
             image_id: image_digest.clone(),
             image_digest,
@@ -427,4 +428,12 @@ fn digest(image: &str) -> String {
             format!("sha256:{}", hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, image.as_bytes())))
         }
     }
+}
+
+/// Fargate shows container ids as 32 hex digits, a hyphen and 10 digits.
+fn fargate_id(runtime_id: &str) -> String {
+    let head: String = runtime_id.chars().take(32).collect();
+    let tail = runtime_id.chars().skip(32).take(15).collect::<String>();
+    let number = u64::from_str_radix(&tail, 16).unwrap_or(0) % 10_000_000_000;
+    format!("{head}-{number:010}")
 }
