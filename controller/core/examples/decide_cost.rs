@@ -37,7 +37,7 @@ fn main() {
     );
 
     let gateway = GatewaySpec::default();
-    let (desired, problems) = Desired::compile(&[monitor()], gateway, false, "policy");
+    let (desired, problems) = Desired::compile(&[monitor()], gateway, false, |_| "policy".to_owned());
     println!("problems: {}", problems.len());
     let mut decider = Decider::new(Arc::new(desired), Memory::default());
     let first = time(1, || drop(decider.decide_all(&fleet, now)));
