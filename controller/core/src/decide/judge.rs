@@ -253,6 +253,14 @@ fn on_node<T: Trace>(
     if young {
         return STARTING;
     }
+    // ECS waits longer and longer between two tries: what failed last is why there is none now.
+    let fallen = state.task.node.as_deref().and_then(|node| world.fleet.fallen_agent(node, world.now));
+    if let Some(fallen) = fallen {
+        trace.fact(Source::Ecs, Some(fallen.at), || "the last agent task on the node failed".to_owned());
+        if let Some(reason) = container_failure(&fallen.value, trace) {
+            return unhealthy(reason);
+        }
+    }
     if let Some(agent) = heard {
         trace.detail(|| format!("the node's agent is silent since {}", agent.report.received_at));
         return unhealthy(Reason::AgentNotReporting);

@@ -126,6 +126,35 @@ fn currency_is_not_health() {
 }
 
 #[test]
+fn a_node_agent_that_cannot_start_is_named_between_its_tries() {
+    let on_node = |mut task: Task| {
+        (task.node, task.launch) = (Some(node_arn("n")), LaunchType::Ec2);
+        task
+    };
+    let mut failed = on_node(with_sidecar(task("agent", "tasuki")));
+    failed.containers.retain(|container| &*container.name == SIDECAR);
+    (failed.status, failed.desired_stopped, failed.stop_code) =
+        (TaskStatus::Stopped, true, Some("TaskFailedToStart".into()));
+    failed.containers[0].status = "STOPPED".into();
+    failed.containers[0].reason = Some("CannotPullContainerError: manifest unknown".into());
+    let mut known = vec![
+        of_node(node("n")),
+        of_service(daemon_service("tasuki", "tasuki:1")),
+        of_task(on_node(task("a", "shop"))),
+        of_task(failed.clone()),
+    ];
+    let fleet_of = |changes: &[Change]| fleet(changes.to_vec());
+    let row = judged(&enforce(), &fleet_of(&known), "a", 300);
+    assert_eq!((row.verdict, row.reason), (Verdict::Unhealthy, Some(Reason::ImagePullFailed)), "{row:?}");
+    assert!(row.detail.unwrap().contains("manifest unknown"));
+    // Believed for ten minutes, and only where it ended by itself.
+    assert_eq!(verdict(&enforce(), &fleet_of(&known), "a", 600), uncovered(Reason::NodeWithoutAgent));
+    failed.stop_code = Some("ServiceSchedulerInitiated".into());
+    known[3] = of_task(failed);
+    assert_eq!(verdict(&enforce(), &fleet_of(&known), "a", 300), uncovered(Reason::NodeWithoutAgent));
+}
+
+#[test]
 fn a_policy_is_compared_with_the_monitors_own() {
     let fleet = fleet(vec![of_task(with_sidecar(task("a", "shop"))), of_agent(sidecar_report("a", at(1000)))]);
     let documents = [monitor("another", |_| {}), monitor("prod", |spec| spec["priority"] = json!(200))];
