@@ -116,9 +116,9 @@ fn tell_currency<T: Trace>(
     verdict.depth = Some(heartbeat.depth);
     let wanted = monitor.spec.agent.as_ref().map(|a| a.version.as_str());
     let policy = &*world.desired.policy_hash;
-    verdict.currency = Some(if wanted.is_some_and(|v| v != heartbeat.version) {
+    verdict.currency = Some(if wanted.is_some_and(|v| v != &*agent.digest.version) {
         Currency::Outdated
-    } else if !policy.is_empty() && heartbeat.policy != policy {
+    } else if !policy.is_empty() && &*agent.digest.policy != policy {
         Currency::Stale
     } else {
         Currency::Current
