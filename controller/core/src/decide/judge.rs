@@ -137,8 +137,7 @@ fn owner_of<'m>(workload: &'m WorkloadView<'_, '_>, monitor: &'m Monitor, agent:
     if agent.report.kind == AgentKind::Sidecar || desired.monitors.len() < 2 {
         return monitor;
     }
-    let owner = desired.select_cluster(cluster.cluster, workload.launch).and_then(|m| desired.monitors.get(m));
-    owner.unwrap_or(monitor)
+    cluster.daemon_owner(workload.launch).unwrap_or(monitor)
 }
 
 /// Younger than its grace, counted from when it runs.
