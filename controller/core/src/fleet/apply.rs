@@ -1,6 +1,6 @@
 //! Taking one change: what is newer wins, what is old or told twice is ignored.
 
-use super::{AgentId, AgentReport, Change, Definition, Fleet, Node, Obstruction, Place, Seen, Service, Str};
+use super::{AgentId, AgentReport, Change, Definition, Digest, Fleet, Node, Obstruction, Place, Seen, Service, Str};
 use super::{Task, TaskState, TaskStatus};
 use crate::action::{SIDECAR, is_daemon_service};
 use jiff::Timestamp;
@@ -277,7 +277,8 @@ impl Fleet {
         names.dedup();
 
         let own = report.task.clone();
-        let (id, changes) = self.agents.put(report, names);
+        let digest = Digest::of(&report.heartbeat, |text| self.interner.get(text));
+        let (id, changes) = self.agents.put(report, names, digest);
         for name in &changes.removed {
             self.edit_task(name, |state| state.agents.retain(|a| *a != id));
         }

@@ -16,7 +16,7 @@ mod sweep;
 mod tests;
 mod tombstones;
 
-pub use agent_index::{Agent, AgentId};
+pub use agent_index::{Agent, AgentId, Digest};
 pub use agents::*;
 pub use apply::{Applied, Ended};
 pub use model::*;
