@@ -69,7 +69,7 @@ impl Run {
         let got = if replaying { Priority { nice: 0, autogroup: false, refused: None } } else { priority::raise() };
         tracing::info!(nice = got.nice, autogroup = got.autogroup, refused = got.refused, "scheduling priority");
         let (output, events) = std::sync::mpsc::sync_channel(QUEUE);
-        let mut started = select::start(self.sensor, &options, output)?;
+        let started = select::start(self.sensor, &options, output)?;
         for note in &started.notes {
             tracing::info!(reason = note, "no better sensor");
         }

@@ -120,7 +120,7 @@ impl Work {
                     if count == 0 {
                         return;
                     }
-                    running.take(batch.drain(..).collect()).await;
+                    running.take(std::mem::take(&mut batch)).await;
                 }
                 Some((target, outcome)) = landings.recv() => {
                     running.flights.end(&target, outcome.failed, Timestamp::now());
