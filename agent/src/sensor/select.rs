@@ -9,6 +9,9 @@ use super::ptrace::{PtraceConfig, PtraceSensor, WatchdogCommand};
 use super::{Output, Sensor, SensorError, replay::Replay};
 use std::path::PathBuf;
 
+/// Hidden subcommand of the agent: the tracer's watchdog, with the agent's process id after it.
+pub const WATCHDOG: &str = "watchdog";
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
@@ -124,5 +127,5 @@ fn watchdog() -> Result<WatchdogCommand, SensorError> {
     let system =
         |source| SensorError::System { sensor: "ptrace", what: "finding the agent's own program".to_owned(), source };
     let program = std::env::current_exe().map_err(system)?;
-    Ok(WatchdogCommand { program, arguments: vec![crate::cli::WATCHDOG.into()] })
+    Ok(WatchdogCommand { program, arguments: vec![WATCHDOG.into()] })
 }

@@ -1,9 +1,9 @@
-//! The words that a monitor chooses from, each with its default.
+//! The choices that a `RuntimeMonitor` offers; the first variant of each is what no word means, and
+//! never changes the user's workloads.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Shorthand for the attributes that every choice carries.
 macro_rules! choice {
     ($($(#[$meta:meta])* pub enum $name:ident { $($body:tt)* })*) => {$(
         $(#[$meta])*

@@ -17,7 +17,6 @@ macro_rules! spec {
         pub struct $name { $($body)* }
     )*};
 }
-
 spec! {
     /// Where the agent goes and which version of it.
     pub struct RuntimeMonitorSpec {
