@@ -26,7 +26,13 @@ pub fn measure(quick: bool) -> Result<Vec<Row>> {
     let answer = machine::answer(machine::part(&["decide", tasks, clusters])?)?;
     let get = |name: &str| machine::number(&answer, name);
     let mut rows = vec![
-        Row::within(SECTION, &format!("full decision, {tasks} tasks in {clusters} clusters, median"), get("full_ms")?, "ms", 50.0),
+        Row::within(
+            SECTION,
+            &format!("full decision, {tasks} tasks in {clusters} clusters, median"),
+            get("full_ms")?,
+            "ms",
+            50.0,
+        ),
         Row::noted(SECTION, "the first one, nothing decided before", &format!("{:.0} ms", get("first_ms")?)),
     ];
     for (name, what) in KINDS {

@@ -55,7 +55,8 @@ pub fn peak(pid: u32) -> Result<f64> {
 
 /// Processor time of a process, its ended threads included, seconds.
 pub fn processor_seconds(pid: u32) -> Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
     // Fields 14 and 15 of proc(5); the name before them may hold spaces.
     let after = text.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
     let ticks: f64 = after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();

@@ -66,7 +66,10 @@ impl Redis {
         let server = machine::first_thread_ns(self.server)? - before;
         let text = String::from_utf8_lossy(&output.stdout);
         // "GET","123456.79","0.2",…
-        let line = text.lines().find(|line| line.starts_with("\"GET\"")).with_context(|| format!("redis-benchmark printed: {text}"))?;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("\"GET\""))
+            .with_context(|| format!("redis-benchmark printed: {text}"))?;
         let rate = line.split(',').nth(1).map(|text| text.trim_matches('"'));
         let rate: f64 = rate.and_then(|text| text.parse().ok()).context("redis-benchmark gave no rate")?;
         Ok(Run { request_ns: 1e9 / rate, server_ns: server / f64::from(requests) })

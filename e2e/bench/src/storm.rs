@@ -48,12 +48,19 @@ async fn in_shop(shop: &Shop, directory: &std::path::Path, seconds: u64) -> Resu
     let cpu = agent.processor_seconds()? - cpu;
     let families = agent.stop()?;
     let mut rows = vec![
-        Row::noted(SECTION, "fork+exec+exit in a container, all cores", &format!("{:.0}/s for {elapsed:.1} s", execs as f64 / elapsed)),
+        Row::noted(
+            SECTION,
+            "fork+exec+exit in a container, all cores",
+            &format!("{:.0}/s for {elapsed:.1} s", execs as f64 / elapsed),
+        ),
         Row::noted(SECTION, "agent's processor time meanwhile", &format!("{:.1} % of a core", cpu / elapsed * 100.0)),
         Row::must(
             SECTION,
             "a miner started in the middle",
-            &found.as_ref().map_or_else(|error| format!("not found: {error}"), |()| format!("found, with its own run and looking for it {waited:.1} s after it was asked to start")),
+            &found.as_ref().map_or_else(
+                |error| format!("not found: {error}"),
+                |()| format!("found, with its own run and looking for it {waited:.1} s after it was asked to start"),
+            ),
             "found",
             found.is_ok(),
         ),
@@ -66,7 +73,13 @@ async fn in_shop(shop: &Shop, directory: &std::path::Path, seconds: u64) -> Resu
         );
         // The hooks see the whole machine, so at least what the storm did.
         let whole = uncounted == 0 && balance.seen >= execs;
-        rows.push(Row::must(SECTION, &format!("{family}: uncounted of {execs} and more"), &value, "0 uncounted", whole));
+        rows.push(Row::must(
+            SECTION,
+            &format!("{family}: uncounted of {execs} and more"),
+            &value,
+            "0 uncounted",
+            whole,
+        ));
     }
     Ok(rows)
 }

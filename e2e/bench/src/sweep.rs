@@ -47,7 +47,8 @@ const CHANGES: usize = 4096;
 /// Fills a cloud, sweeps it from another process, and compares.
 pub fn measure(quick: bool) -> Result<Vec<Row>> {
     let (tasks, clusters) = if quick { (2_000, 20) } else { (100_000, 1_000) };
-    let mut cloud = Ended(machine::part(&["cloud", &tasks.to_string(), &clusters.to_string()])?.stdout(Stdio::piped()).spawn()?);
+    let mut cloud =
+        Ended(machine::part(&["cloud", &tasks.to_string(), &clusters.to_string()])?.stdout(Stdio::piped()).spawn()?);
     let output = cloud.0.stdout.take().context("the cloud has no output")?;
     let line = BufReader::new(output).lines().map_while(Result::ok).find(|line| line.starts_with("http"));
     let endpoint = line.context("the cloud ended before it was filled")?;
@@ -111,9 +112,12 @@ fn fill(cloud: &Cloud, tasks: usize, clusters: usize) -> Result<()> {
         let on_nodes = number % 2 == 0;
         call("CreateCluster", json!({"clusterName": cluster, "tags": [{"key": "env", "value": "prod"}]}))?;
         for _ in 0..if on_nodes { NODES } else { 0 } {
-            cloud.world().with(&place, "bench", |region, context| {
-                region.ecs.add_instance(context, &cluster, InstanceOptions::default())
-            }).map_err(|error| anyhow::anyhow!("adding a node: {}", error.message))?;
+            cloud
+                .world()
+                .with(&place, "bench", |region, context| {
+                    region.ecs.add_instance(context, &cluster, InstanceOptions::default())
+                })
+                .map_err(|error| anyhow::anyhow!("adding a node: {}", error.message))?;
         }
         for service in 0..SERVICES {
             let mut input = json!({"cluster": cluster, "serviceName": format!("service-{service}"), "desiredCount": each,
@@ -201,7 +205,12 @@ fn formula(fleet: &Fleet) -> usize {
         let tasks: usize = state.workloads.values().map(|tasks| tasks.len()).sum();
         let (services, nodes) = (state.services.len(), state.nodes.len());
         let pages = |count: usize| count.div_ceil(100).max(1);
-        pages(tasks) + tasks.div_ceil(100) + pages(services) + services.div_ceil(10) + pages(nodes) + nodes.div_ceil(100)
+        pages(tasks)
+            + tasks.div_ceil(100)
+            + pages(services)
+            + services.div_ceil(10)
+            + pages(nodes)
+            + nodes.div_ceil(100)
     });
     clusters.div_ceil(100) * 2 + of_each.sum::<usize>()
 }

@@ -89,7 +89,9 @@ async fn exec_to_store(world: &World, sensor: &str, task: &RunningTask, count: u
     let times: Vec<f64> =
         found.iter().filter_map(|(path, stored)| Some((stored - begun.get(path)?) as f64 / 1e3)).collect();
     let section = "latency";
-    let what = |which: &str| format!("{sensor}: exec of a new binary → finding stored by the gateway, {which} of {}", times.len());
+    let what = |which: &str| {
+        format!("{sensor}: exec of a new binary → finding stored by the gateway, {which} of {}", times.len())
+    };
     let missing = wanted - times.len();
     let (p50, p99) = (median(&times), percentile(&times, 99));
     Ok(vec![

@@ -42,5 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> io::Error {
-    io::Error::other("usage: tasuki-lab xmrig -o HOST:PORT | pool | memfd PROGRAM [ARGS] | ask NAME | execs FROM COUNT PACE_MS | storm SECONDS")
+    io::Error::other(
+        "usage: tasuki-lab xmrig -o HOST:PORT | pool | memfd PROGRAM [ARGS] | ask NAME | execs FROM COUNT PACE_MS | storm SECONDS",
+    )
 }
