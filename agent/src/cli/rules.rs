@@ -1,7 +1,7 @@
 //! `tasuki-agent rules`.
 
 use super::{Exit, run};
-use crate::detect::{Engine, EngineCell, facts, types};
+use crate::detect::{Engine, EngineCell, facts, types, types_page};
 use crate::pipeline::Pipeline;
 use crate::sensor::replay;
 use crate::sensor::select::{self, Choice, SensorOptions};
@@ -32,6 +32,9 @@ Record events with `tasuki-agent run --stdout --record events.jsonl`.")]
     /// Print the facts that rules can test, as Markdown.
     #[command(after_help = "Example:\n  tasuki-agent rules facts > docs/reference/facts.md")]
     Facts,
+    /// Print the finding types, as Markdown.
+    #[command(after_help = "Example:\n  tasuki-agent rules types > docs/reference/finding-types.md")]
+    Types,
 }
 
 #[derive(clap::Args)]
@@ -72,6 +75,11 @@ impl Rules {
             Self::List(list) => list.main(),
             Self::Facts => {
                 print!("{}", facts::reference());
+                Ok(Exit::Good)
+            }
+            Self::Types => {
+                let engine = Engine::compile(&tasuki_api::agent::Policy::default())?;
+                print!("{}", types_page::page(&engine.rules()));
                 Ok(Exit::Good)
             }
         }

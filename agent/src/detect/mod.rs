@@ -8,6 +8,7 @@ pub mod facts;
 pub mod indicators;
 mod rules;
 pub mod types;
+pub mod types_page;
 
 pub use facts::{Fact, Facts};
 pub use rules::{Rule, RuleError, Scope};

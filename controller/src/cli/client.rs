@@ -143,7 +143,7 @@ impl Client {
             return serde_json::from_slice(&body).map_err(|_| AskError::Garbled(server));
         }
         let said: Option<crate::web::Refusal> = serde_json::from_slice(&body).ok();
-        let said = said.ok_or_else(|| AskError::Garbled(server))?;
+        let said = said.ok_or(AskError::Garbled(server))?;
         let text = crate::text::escape(&said.error);
         Err(if status == http::StatusCode::NOT_FOUND { AskError::Absent(text) } else { AskError::Refused(text) })
     }

@@ -125,10 +125,15 @@ pub fn command_line() -> String {
         (`NO_COLOR` and `CLICOLOR_FORCE` are heeded). Text that others wrote is escaped: control characters, ANSI sequences and\n\
         marks that reorder text are shown as `\\u{…}`.\n"
         .to_owned();
-    let mut command = Cli::command().term_width(100);
+    let mut command = without_values(Cli::command().term_width(100));
     command.build();
     page(&mut command, "tasuki", &mut out);
     out
+}
+
+/// What the environment of whoever generates this holds is nobody's business.
+fn without_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| argument.hide_env_values(true)).mut_subcommands(without_values)
 }
 
 fn page(command: &mut clap::Command, name: &str, out: &mut String) {

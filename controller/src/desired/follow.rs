@@ -64,11 +64,8 @@ async fn load(mut loader: Loader, dir: PathBuf) -> (Loader, Loaded) {
         let loaded = loader.load(&dir);
         (loader, loaded)
     });
-    match read.await {
-        Ok(both) => both,
-        // The loader does not panic; the runtime is going down.
-        Err(_) => (Loader::default(), Loaded::default()),
-    }
+    // The loader does not panic: there is nothing to read when the runtime is going down.
+    read.await.unwrap_or_default()
 }
 
 fn arm(dir: &Path, notify: &Arc<Notify>) -> Option<RecommendedWatcher> {

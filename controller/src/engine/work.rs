@@ -132,7 +132,7 @@ impl Work {
                     if count == 0 {
                         return;
                     }
-                    running.take(batch.drain(..).collect()).await;
+                    running.take(std::mem::take(&mut batch)).await;
                 }
                 Some(landing) = landings.recv() => running.land(landing).await,
                 changed = running.work.inputs.changed() => {

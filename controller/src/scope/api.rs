@@ -37,8 +37,6 @@ pub const DESCRIBE_TASKS: Api = repeatable("ecs:DescribeTasks", Group::ClusterRe
 pub const LIST_NODES: Api = repeatable("ecs:ListContainerInstances", Group::ClusterResourceRead);
 /// DescribeContainerInstances.
 pub const DESCRIBE_NODES: Api = repeatable("ecs:DescribeContainerInstances", Group::ClusterResourceRead);
-/// ListAttributes.
-pub const LIST_ATTRIBUTES: Api = repeatable("ecs:ListAttributes", Group::ClusterResourceRead);
 /// DescribeTaskDefinition.
 pub const DESCRIBE_DEFINITION: Api = repeatable("ecs:DescribeTaskDefinition", Group::DefinitionRead);
 /// ListTaskDefinitions.

@@ -140,7 +140,7 @@ mod tests {
             Intent { id: Ulid(5), action: action(), call: "ecs:DeleteService".to_owned(), marker: "x".to_owned() };
         store.open_intent(&intent, now).await.unwrap();
         store.open_intent(&intent, now).await.unwrap();
-        assert_eq!(store.open_intents().await.unwrap(), [intent.clone()]);
+        assert_eq!(store.open_intents().await.unwrap(), std::slice::from_ref(&intent));
         store.close_intent(intent.id).await.unwrap();
         assert!(store.open_intents().await.unwrap().is_empty());
         let mut record = ActionRecord {

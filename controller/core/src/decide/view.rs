@@ -18,9 +18,12 @@ pub(super) struct Wanted {
     pub sidecar_print: Str,
 }
 
-/// Resolved agents, by monitor, Region and scope document. Bounded by what git says.
+/// Monitor, Region and scope document.
+type WantedKey = (usize, Str, Str);
+
+/// Resolved agents. Bounded by what git says.
 #[derive(Debug, Default)]
-pub(super) struct WantedCache(Mutex<HashMap<(usize, Str, Str), Option<Arc<Wanted>>>>);
+pub(super) struct WantedCache(Mutex<HashMap<WantedKey, Option<Arc<Wanted>>>>);
 
 impl WantedCache {
     pub fn get(&self, desired: &Desired, monitor: usize, cluster: &Cluster) -> Option<Arc<Wanted>> {

@@ -174,11 +174,7 @@ impl Monitor {
         Self {
             name: name.into(),
             windows: Windows::compile(name, &spec.rollout.windows, problems),
-            minimum_version: spec
-                .agent
-                .as_ref()
-                .and_then(|a| a.minimum_version.as_deref())
-                .and_then(|v| Version::parse(v)),
+            minimum_version: spec.agent.as_ref().and_then(|a| a.minimum_version.as_deref()).and_then(Version::parse),
             policy_hash: Str::default(),
             clusters: Names::compile(&ecs.clusters),
             tags_include: compile_tags(&ecs.tags.include),

@@ -253,17 +253,15 @@ impl Fleet {
             return Applied::default();
         }
         match self.agents.by_task(&report.task) {
-            Some(id) => {
-                // Replicas may deliver two heartbeats of one agent in either order.
-                if self.agents.get(id).is_some_and(|a| a.report.received_at > report.received_at) {
-                    return Applied::default();
-                }
+            // Replicas may deliver two heartbeats of one agent in either order.
+            Some(id) if self.agents.get(id).is_some_and(|a| a.report.received_at > report.received_at) => {
+                return Applied::default();
             }
             None if self.agents.len() >= self.limits.agents => {
                 self.losses.agents_refused += 1;
                 return Applied::default();
             }
-            None => {}
+            _ => {}
         }
         self.interner.share(&mut report.task);
         if let Some(node) = &mut report.node {

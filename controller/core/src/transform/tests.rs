@@ -182,7 +182,8 @@ fn a_full_task_is_refused_or_grows() {
 
 #[test]
 fn every_obstacle_has_its_reason() {
-    let edits: Vec<(Reason, fn(&mut Value))> = vec![
+    type Edit = fn(&mut Value);
+    let edits: Vec<(Reason, Edit)> = vec![
         (Reason::UnsupportedPlatform, |d| {
             d["runtimePlatform"] = json!({"operatingSystemFamily": "WINDOWS_SERVER_2022_CORE"})
         }),

@@ -29,7 +29,7 @@ pub fn is_region(text: &str) -> bool {
             first.len() == 2
                 && !middle.is_empty()
                 && word(first)
-                && middle.iter().all(|part| word(&part))
+                && middle.iter().all(word)
                 && matches!(last.as_bytes(), [b'1'..=b'9'] | [b'1'..=b'9', b'0'..=b'9'])
         }
         _ => false,
