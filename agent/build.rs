@@ -39,7 +39,9 @@ fn build() -> Result<(), String> {
 
     let linker = find_linker().ok_or_else(|| format!("bpf-linker was not found.\n{INSTALL}"))?;
     let toolchain = Toolchain::find().ok_or_else(|| format!("no toolchain was found.\n{INSTALL}"))?;
-    let target = env::var_os("TASUKI_PROBES_TARGET").map_or_else(|| out.join("probes-target"), PathBuf::from);
+    // An empty name would be the working directory, which is the source tree.
+    let named = env::var_os("TASUKI_PROBES_TARGET").filter(|name| !name.is_empty());
+    let target = named.map_or_else(|| out.join("probes-target"), PathBuf::from);
 
     let mut flags = OsString::from("-Clinker=");
     flags.push(&linker);

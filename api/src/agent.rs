@@ -13,6 +13,8 @@
 //! [`SIGNATURE_HEADER`]: an Ed25519 signature over [`signing_text`]. A sequence number that is
 //! not greater than the last one is refused, so a request cannot be replayed. No secret is shared.
 
+pub use crate::coverage::Unavailable;
+
 use crate::coverage::Depth;
 use crate::desired::{Response, RuleOverrides, SyscallTracepoints};
 use crate::finding::Finding;
@@ -261,17 +263,6 @@ impl Counters {
     pub fn lost(&self) -> u64 {
         self.ring_full + self.oversize + self.map_full
     }
-}
-
-/// A finding type that an agent cannot see.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Unavailable {
-    /// Finding type.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// What is missing.
-    pub reason: String,
 }
 
 /// What an agent used, and what it dropped outside the kernel, since it started.

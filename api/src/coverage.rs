@@ -203,10 +203,21 @@ pub struct TaskCoverage {
     pub agent_version: Option<String>,
     /// Finding types that this task's agent cannot see, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unavailable: Vec<crate::agent::Unavailable>,
+    pub unavailable: Vec<Unavailable>,
     /// Since when this verdict holds.
     #[schemars(with = "String")]
     pub since: Timestamp,
+}
+
+/// A finding type that an agent cannot see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Unavailable {
+    /// Finding type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is missing.
+    pub reason: String,
 }
 
 /// Counts over a set of tasks.

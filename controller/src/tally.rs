@@ -25,6 +25,11 @@ impl Tally {
         }
     }
 
+    /// Takes over a count that is kept elsewhere.
+    pub fn set(&self, name: &'static str, n: u64) {
+        self.counts().insert(name, n);
+    }
+
     /// The count of `name`; 0 where it never happened.
     pub fn get(&self, name: &str) -> u64 {
         self.counts().get(name).copied().unwrap_or(0)

@@ -4,12 +4,13 @@
 set -euo pipefail
 cloud=${1:?usage: run.sh PATH/TO/tasuki-cloud}
 here=$(cd "$(dirname "$0")" && pwd)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/tasuki/contract-venv
-if [ ! -e "$cache/ready" ]; then
+cache=${TASUKI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tasuki}/contract-venv
+# A cache that was made for other requirements, or whose making was interrupted, is made again.
+if ! cmp -s "$here/requirements.txt" "$cache/requirements.txt"; then
     rm -rf "$cache"
     python3 -m venv "$cache"
-    "$cache/bin/pip" -q install 'awscli==1.46.3'
-    touch "$cache/ready"
+    "$cache/bin/pip" -q --disable-pip-version-check install --require-hashes -r "$here/requirements.txt"
+    cp "$here/requirements.txt" "$cache/requirements.txt"
 fi
 log=$(mktemp)
 "$cloud" --listen 127.0.0.1:0 --cluster demo --instances 2 --steady-after 0.5 >"$log" 2>"$log.err" &

@@ -93,12 +93,16 @@ pub struct World {
     cloud: Option<Process>,
     docker: Option<Dockerd>,
     directory: TempDir,
+    /// The node agent's own directory on this machine, where it was not there before.
+    spool: Option<PathBuf>,
 }
 
 impl World {
     /// Starts Docker Engine, local cloud and images; the controller comes later.
     pub async fn start(progress: impl Fn(&str)) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("tasuki-").tempdir()?;
+        let spool = PathBuf::from("/var/lib/tasuki");
+        let spool = (!spool.exists()).then_some(spool);
         progress("looking for a Docker Engine");
         let docker = Dockerd::find_or_start(directory.path()).await?;
         if docker.is_private() {
@@ -131,6 +135,7 @@ impl World {
             cloud: Some(cloud),
             docker: Some(docker),
             directory,
+            spool,
         })
     }
 
@@ -246,10 +251,8 @@ impl World {
     }
 
     /// Ends everything, in the order in which it can end cleanly.
-    pub async fn stop(mut self) {
-        drop(self.controller.take());
-        drop(self.cloud.take());
-        drop(self.docker.take());
+    pub async fn stop(self) {
+        drop(self);
     }
 }
 
@@ -259,6 +262,11 @@ impl Drop for World {
         drop(self.controller.take());
         drop(self.cloud.take());
         drop(self.docker.take());
+        if let Some(spool) = self.spool.take().filter(|spool| spool.exists())
+            && let Err(error) = std::fs::remove_dir_all(&spool)
+        {
+            eprintln!("could not remove {}: {error}", spool.display());
+        }
     }
 }
 

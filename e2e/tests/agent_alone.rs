@@ -1,5 +1,7 @@
 //! The agent alone on a Docker host, without a controller: it names what was done in a container.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -1,6 +1,8 @@
 //! The local cloud's tasks as real containers: what ECS shares is shared, what Fargate refuses is
 //! not given, order and endings are as the contract of the runtime says.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tasuki_cloud::runtime::docker::{Docker, Options};

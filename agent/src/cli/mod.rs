@@ -5,6 +5,7 @@ mod report;
 mod rules;
 mod run;
 
+use crate::sensor::select::WATCHDOG;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -81,8 +82,6 @@ Exit codes: 0 it does; 1 it does not, and one line says why.")]
     },
 }
 
-/// Hidden subcommand: the tracer's watchdog, with the agent's process id after it.
-pub const WATCHDOG: &str = "watchdog";
 /// Entry point of the agent's container: the supervisor.
 const SUPERVISE: &str = "supervise";
 

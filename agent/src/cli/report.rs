@@ -103,6 +103,18 @@ impl Report {
     pub fn stop(&self) {
         let mut sensors = self.sensors();
         sensors.iter_mut().for_each(|sensor| sensor.stop());
+        // Now that nothing is counted any more the sums are exact.
+        for family in sensors.iter().flat_map(|sensor| sensor.families()) {
+            let counters = family.counters;
+            tracing::info!(
+                family = family.name,
+                seen = counters.seen,
+                submitted = counters.submitted,
+                filtered = counters.filtered,
+                lost = counters.lost(),
+                "balance"
+            );
+        }
         // With the last sensor goes the last sender, and the pipeline ends when it has read all.
         sensors.clear();
     }

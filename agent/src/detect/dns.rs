@@ -61,7 +61,7 @@ pub fn parse(payload: &[u8]) -> Option<Message> {
     Some(message)
 }
 
-/// Names by address, as answers gave them: first within a cgroup, then anywhere.
+/// Names by address, as answers gave them to one container (or, where cgroups are not seen, to the task).
 #[derive(Debug)]
 pub struct NameCache {
     names: LruCache<(Option<CgroupId>, IpAddr), Box<str>>,
@@ -75,13 +75,16 @@ impl NameCache {
         Self { names: LruCache::new(capacity), evictions: 0 }
     }
 
-    /// Remembers what an answer said.
+    /// Remembers what an answer said. Whoever serves a name chooses its addresses: an answer counts for
+    /// the container that asked alone, and one that names the container itself counts for none, or
+    /// every connection to a local port would be laid to that name.
     pub fn learn(&mut self, cgroup: Option<CgroupId>, message: &Message) {
-        for address in &message.addresses {
-            self.put((None, *address), &message.question);
-            if cgroup.is_some() {
-                self.put((cgroup, *address), &message.question);
-            }
+        let elsewhere = |address: &&IpAddr| {
+            let address = address.to_canonical();
+            !address.is_loopback() && !address.is_unspecified()
+        };
+        for address in message.addresses.iter().filter(elsewhere) {
+            self.put((cgroup, *address), &message.question);
         }
     }
 
@@ -94,10 +97,7 @@ impl NameCache {
 
     /// The name that an answer gave for `address`.
     pub fn name(&mut self, cgroup: Option<CgroupId>, address: IpAddr) -> Option<&str> {
-        let address = address.to_canonical();
-        let own = (cgroup, address);
-        let key = if self.names.contains(&own) { own } else { (None, address) };
-        self.names.get(&key).map(AsRef::as_ref)
+        self.names.get(&(cgroup, address.to_canonical())).map(AsRef::as_ref)
     }
 
     /// Addresses remembered.

@@ -37,9 +37,12 @@ use world::{Subject, World};
 /// Execs whose program's hash is awaited.
 const MAX_AWAITING: usize = 512;
 /// How often what waits is looked at, by the events' time, nanoseconds.
-const RELEASE_EVERY_NS: u64 = 10_000_000;
-/// How often a live pipeline looks after what waits.
-const TICK: Duration = Duration::from_millis(50);
+const RELEASE_EVERY_NS: u64 = 2_000_000;
+/// How often a live pipeline looks after what waits: a hash or a name takes a few milliseconds, and
+/// nothing waits longer than two seconds.
+const TICK: Duration = Duration::from_millis(2);
+/// How often where nothing waits.
+const IDLE_TICK: Duration = Duration::from_millis(50);
 
 /// Counters, readable from any thread.
 #[derive(Debug, Default)]
@@ -117,7 +120,7 @@ impl Pipeline {
     pub fn run(mut self, events: &Receiver<Vec<Event>>) {
         loop {
             let batch = match self.world.is_live() {
-                true => events.recv_timeout(TICK),
+                true => events.recv_timeout(if self.waiting.is_empty() { IDLE_TICK } else { TICK }),
                 false => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match batch {

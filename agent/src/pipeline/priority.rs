@@ -3,6 +3,7 @@
 //! its share at the start and says what it got.
 
 use rustix::process::{getpriority_process, setpriority_process};
+use std::os::unix::fs::MetadataExt;
 
 /// Nice value asked for; −20 would also starve others, −10 was enough.
 const NICE: i32 = -10;
@@ -34,8 +35,14 @@ pub fn raise() -> Priority {
         refused.push(format!("nice {NICE}: {error}; CAP_SYS_NICE allows it"));
     }
     let path = "/proc/self/autogroup";
-    let autogroup = match std::fs::write(path, AUTOGROUP) {
+    let raised =
+        if owns_session() { std::fs::write(path, AUTOGROUP) } else { Err(std::io::ErrorKind::ResourceBusy.into()) };
+    let autogroup = match raised {
         Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+            refused.push("autogroup: its session is shared with whoever started it, and left alone; as a service or in a container it is the agent's own".to_owned());
+            false
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
         Err(error) => {
             refused.push(format!("autogroup nice {AUTOGROUP}: {error}; a writable {path} and CAP_SYS_NICE allow it"));
@@ -44,4 +51,13 @@ pub fn raise() -> Priority {
     };
     let refused = (!refused.is_empty()).then(|| refused.join("; "));
     Priority { nice: getpriority_process(None).unwrap_or(0), autogroup, refused }
+}
+
+/// Whether the session, which is what an autogroup is made for, holds the agent alone: its leader is
+/// this process or its supervisor. Started from a shell, the agent would raise the whole shell.
+fn owns_session() -> bool {
+    let Ok(leader) = rustix::process::getsid(None) else { return false };
+    let program = |pid: &str| std::fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()));
+    let own = program("self");
+    own.is_some() && own == program(&leader.as_raw_nonzero().to_string())
 }

@@ -12,6 +12,9 @@ use super::{Output, Sensor, SensorError, replay::Replay, snapshot};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Hidden subcommand of the agent: the tracer's watchdog, with the agent's process id after it.
+pub const WATCHDOG: &str = "watchdog";
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
@@ -156,7 +159,7 @@ fn watchdog() -> Result<WatchdogCommand, SensorError> {
     let system =
         |source| SensorError::System { sensor: "ptrace", what: "finding the agent's own program".to_owned(), source };
     let program = std::env::current_exe().map_err(system)?;
-    Ok(WatchdogCommand { program, arguments: vec![crate::cli::WATCHDOG.into()] })
+    Ok(WatchdogCommand { program, arguments: vec![WATCHDOG.into()] })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The kinds beside `RuntimeMonitor`: scopes, rules, indicators, suppressions, sinks.
 
-use super::monitor::Response;
+use super::choices::Response;
 use super::units::Duration;
 use crate::finding::Severity;
 use schemars::JsonSchema;

@@ -4,10 +4,12 @@
 //! fields, so that a typing error never silently leaves something unwatched. What lives here is
 //! shape and defaults; checks that need more than one field or document live in the controller.
 
+mod choices;
 mod kinds;
 mod monitor;
 mod units;
 
+pub use choices::*;
 pub use kinds::*;
 pub use monitor::*;
 pub use units::{Duration, Ratio, Size, UnitError};

@@ -224,7 +224,7 @@ pub fn monitor(name: &str, edit: impl FnOnce(&mut serde_json::Value)) -> Documen
 
 pub fn desired(documents: &[Document]) -> Arc<Desired> {
     let gateway = GatewaySpec { url: "https://gateway:8443".into(), ca: "ca".into(), policy_key: "key".into() };
-    Arc::new(Desired::compile(documents, gateway, false, "policy").0)
+    Arc::new(Desired::compile(documents, gateway, false, |_| "policy".to_owned()).0)
 }
 
 /// A described cluster and these changes.

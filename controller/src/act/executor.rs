@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use std::sync::Arc;
 use tasuki_api::coverage::Reason;
 use tasuki_core::action::{Action, ActionKind, Blocked};
-use tasuki_core::fleet::{Change, LaunchType, Str};
+use tasuki_core::fleet::{Change, LaunchType, ScopeId, Str};
 
 /// Executes actions. Cheap to clone.
 #[derive(Clone)]
@@ -23,6 +23,11 @@ impl Executor {
     /// Acts through `scopes` and keeps journal and action log in `store`.
     pub fn new(scopes: Arc<Scopes>, store: Store) -> Self {
         Self { scopes, store }
+    }
+
+    /// Every scope that it may act in.
+    pub fn scopes(&self) -> Vec<ScopeId> {
+        self.scopes.all().iter().map(|scope| scope.id.clone()).collect()
     }
 
     /// Executes one action: reads again what it was decided on, drops it if that changed, makes its

@@ -11,7 +11,7 @@ use tasuki_core::fleet::{Change, ScopeId, Str};
 use tasuki_core::transform::project;
 
 /// Something that Tasuki made, or changed and must change back.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Owned {
     /// Where.
@@ -23,7 +23,7 @@ pub struct Owned {
 }
 
 /// What kind of thing.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum OwnedKind {
     /// A service of the owner's that runs a definition with our sidecar.
     Injected {

@@ -30,7 +30,9 @@ pub enum RolloutCommand {
 
 /// Arguments of `tasuki uninstall`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Example:\n  tasuki uninstall --yes")]
+#[command(
+    after_help = "Example:\n  tasuki uninstall --yes\n\nChanges stay frozen afterwards, so that nothing comes back; `tasuki freeze --off` allows them again."
+)]
 pub struct UninstallArgs {
     /// Take every agent out of every cluster
     #[arg(long)]
@@ -68,8 +70,12 @@ pub async fn uninstall(args: &UninstallArgs, client: &Client) -> Result<(String,
     }
     let answer: UninstallAnswer = client.post("uninstall", &json!({})).await?;
     if answer.left.is_empty() {
-        return Ok(("nothing of Tasuki is left in the clusters\n".to_owned(), Exit::Good));
+        let text = "nothing of Tasuki is left in the clusters; changes are frozen so that it stays so \
+                    (`tasuki freeze --off` allows them again)\n";
+        return Ok((text.to_owned(), Exit::Good));
     }
     let left: Vec<String> = answer.left.iter().map(|thing| format!("  {}\n", escape(thing))).collect();
-    Ok((format!("{} left:\n{}", many(left.len() as u64, "thing"), left.concat()), Exit::Bad))
+    let text =
+        format!("{} left (`tasuki aws inventory` asks again):\n{}", many(left.len() as u64, "thing"), left.concat());
+    Ok((text, Exit::Bad))
 }

@@ -66,6 +66,11 @@ impl AskError {
     }
 }
 
+/// How long an answer from what the controller knows may take.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long an order or a question to AWS may take: an uninstall waits until services have drained.
+const SLOW: Duration = Duration::from_secs(720);
+
 /// A controller.
 pub struct Client {
     base: Url,
@@ -89,7 +94,13 @@ impl Client {
     /// GET `/api/v1/<path>` with a query.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, AskError> {
         let request = http::Request::get(self.url(path, query)).header("accept", "application/json");
-        self.send(request, Bytes::new()).await
+        self.send(request, Bytes::new(), ANSWER).await
+    }
+
+    /// GET of what AWS itself must be asked for.
+    pub async fn get_slow<T: DeserializeOwned>(&self, path: &str) -> Result<T, AskError> {
+        let request = http::Request::get(self.url(path, &[])).header("accept", "application/json");
+        self.send(request, Bytes::new(), SLOW).await
     }
 
     /// POST `/api/v1/<path>` with the token and a body.
@@ -105,7 +116,7 @@ impl Client {
         let request = http::Request::post(self.url(path, &[]))
             .header("content-type", "application/json")
             .header("authorization", format!("Bearer {}", token.trim()));
-        self.send(request, Bytes::from(body.to_string())).await
+        self.send(request, Bytes::from(body.to_string()), SLOW).await
     }
 
     fn url(&self, path: &str, query: &[(&str, String)]) -> String {
@@ -117,11 +128,16 @@ impl Client {
         url.into()
     }
 
-    async fn send<T: DeserializeOwned>(&self, request: http::request::Builder, body: Bytes) -> Result<T, AskError> {
+    async fn send<T: DeserializeOwned>(
+        &self,
+        request: http::request::Builder,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<T, AskError> {
         let server = self.base.origin().ascii_serialization();
         let unreachable = |why: String| AskError::Unreachable { server: server.clone(), why };
         let request = request.body(body).map_err(|error| unreachable(error.to_string()))?;
-        let answer = self.http.send(request, MAX_ANSWER, Duration::from_secs(60)).await;
+        let answer = self.http.send(request, MAX_ANSWER, within).await;
         let (status, body) = answer.map_err(|error| unreachable(innermost(&error)))?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|_| AskError::Garbled(server));

@@ -11,7 +11,7 @@ use crate::text::{ago, escape, escape_to, many, short_arn};
 use jiff::Timestamp;
 use std::collections::HashSet;
 use std::time::Duration;
-use tasuki_api::finding::{Finding, Severity};
+use tasuki_api::finding::{Ancestor, Finding, Severity};
 
 /// Arguments of `tasuki findings`.
 #[derive(Clone, Debug, clap::Args)]
@@ -125,6 +125,11 @@ pub async fn follow(args: &FindingsArgs, client: &Client, terminal: Terminal) ->
     }
 }
 
+/// Terminals from this width on show types unbroken.
+const ROOM_FOR_TYPES: usize = 130;
+/// Programs whose file says nothing of what they do.
+const MANY_NAMES: [&str; 3] = ["busybox", "toybox", "coreutils"];
+
 /// The table.
 pub fn list(found: &[StoredFinding], wide: bool, terminal: Terminal, now: Timestamp) -> String {
     if found.is_empty() {
@@ -146,7 +151,9 @@ pub fn list(found: &[StoredFinding], wide: bool, terminal: Terminal, now: Timest
         }
         row
     };
-    let mut columns = vec![fixed("WHEN"), fixed("SEV"), text("TYPE"), text("WHERE"), text("WHAT")];
+    // A type is read as one word, and searched for as one, wherever there is room for it.
+    let kind = if terminal.width >= ROOM_FOR_TYPES { fixed("TYPE") } else { text("TYPE") };
+    let mut columns = vec![fixed("WHEN"), fixed("SEV"), kind, text("WHERE"), text("WHAT")];
     if wide {
         columns.insert(0, fixed("ID"));
     }
@@ -198,15 +205,20 @@ pub fn what(finding: &Finding) -> String {
     if let Some(process) = &finding.process {
         let command =
             if process.arguments.is_empty() { process.executable.clone() } else { process.arguments.join(" ") };
-        let from: Vec<String> = process.lineage.iter().take(3).map(|a| base(&a.executable)).collect();
+        let from: Vec<String> = process.lineage.iter().take(3).map(called).collect();
         let from = if from.is_empty() { String::new() } else { format!(" ← {}", from.join(" ← ")) };
         parts.push(format!("{} (uid {}){from}", escape_to(&command, 120), process.uid));
     }
     if parts.is_empty() { escape_to(&finding.title, 120) } else { parts.join(" · ") }
 }
 
-fn base(path: &str) -> String {
-    escape_to(path.rsplit('/').next().unwrap_or(path), 30)
+/// What an ancestor is called: its program's file, or for a program with many names the one that it
+/// was called by.
+fn called(ancestor: &Ancestor) -> String {
+    let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let program = base(&ancestor.executable);
+    let by_name = MANY_NAMES.contains(&program.as_str()).then(|| ancestor.arguments.first()).flatten();
+    escape_to(&by_name.map_or(program, |name| base(name)), 30)
 }
 
 /// Everything about one finding.

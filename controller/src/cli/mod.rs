@@ -13,6 +13,7 @@ mod exit;
 mod explain;
 mod findings;
 mod generate;
+mod inventory;
 mod plan;
 mod reference;
 mod render;
@@ -72,6 +73,9 @@ enum Command {
     Rollout(admin::RolloutCommand),
     /// Take every agent out again
     Uninstall(admin::UninstallArgs),
+    /// What is in AWS
+    #[command(subcommand)]
+    Aws(inventory::AwsCommand),
     /// Completions for a shell
     Completions(generate::CompletionsArgs),
     /// Manual pages
@@ -176,6 +180,7 @@ async fn once(command: &Command, client: &Client, terminal: Terminal) -> Result<
         Command::Freeze(args) => admin::freeze(args, client).await,
         Command::Rollout(admin::RolloutCommand::Retry { cluster }) => admin::retry(cluster, client).await,
         Command::Uninstall(args) => admin::uninstall(args, client).await,
+        Command::Aws(inventory::AwsCommand::Inventory(args)) => inventory::once(args, client, terminal).await,
         Command::Run(_)
         | Command::Check(_)
         | Command::Render(_)

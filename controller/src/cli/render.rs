@@ -95,7 +95,7 @@ fn sidecar(args: &RenderArgs, gateway: GatewaySpec, terminal: Terminal) -> Resul
         return Err(refuse(format!("the desired state is refused\n\n{}", super::check::report(&loaded, terminal))));
     }
     let documents: Vec<Document> = loaded.documents();
-    let (desired, _) = Desired::compile(&documents, gateway, false, "");
+    let (desired, _) = Desired::compile(&documents, gateway, false, |_| String::new());
     let placing: Vec<_> = desired.monitors.iter().filter(|monitor| monitor.spec.agent.is_some()).collect();
     let names = placing.iter().map(|monitor| &*monitor.name).collect::<Vec<_>>().join(", ");
     let monitor = match (&args.monitor, placing.as_slice()) {

@@ -115,12 +115,57 @@ pub async fn run(args: RunArgs) -> std::process::ExitCode {
 }
 
 fn log(args: &RunArgs) {
-    use tracing_subscriber::{EnvFilter, fmt};
+    use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+    use tracing_subscriber::prelude::*;
     let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second subscriber is refused; that happens in tests only.
-    let _ = match args.log_format {
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let filter = filter.and(filter_fn(may_be_logged));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match args.log_format {
+        LogFormat::Text => layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
+        LogFormat::Json => layer.json().boxed(),
     };
+    // A second subscriber is refused; that happens in tests only.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
+
+/// The SDK logs whole requests and answers below info: credentials of roles, and task definitions with what
+/// their owners wrote into them. That never reaches the log, whatever it is told.
+fn may_be_logged(metadata: &tracing::Metadata<'_>) -> bool {
+    *metadata.level() <= tracing::Level::INFO || !metadata.target().starts_with("aws_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_be_logged;
+    use std::sync::{Arc, Mutex};
+    use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+    use tracing_subscriber::prelude::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_the_sdk_says_of_bodies_is_never_logged() {
+        let lines = Lines::default();
+        let out = lines.clone();
+        let filter = EnvFilter::new("trace,aws_smithy_runtime::client=trace").and(filter_fn(may_be_logged));
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || out.clone()).with_filter(filter);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::trace!(target: "aws_smithy_runtime::client::orchestrator", "body with a secret");
+            tracing::debug!(target: "aws_smithy_runtime_api::client", "headers with a secret");
+            tracing::info!(target: "aws_config", "shown");
+            tracing::trace!(target: "tasuki::act", "ours");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(!text.contains("secret") && text.contains("shown") && text.contains("ours"), "{text}");
+    }
 }

@@ -183,6 +183,8 @@ pub enum Request {
     /// Try failed versions and rolled-back services of this cluster (name or ARN) again.
     /// Answers how many were forgotten.
     Retry(String, oneshot::Sender<usize>),
-    /// Take everything out again; the answer comes when nothing is left, or says what is.
+    /// Take everything out again and freeze; the answer comes when nothing is left, or says what AWS still holds.
     Uninstall(oneshot::Sender<Vec<String>>),
+    /// What Tasuki made, as AWS says now; or why that cannot be said.
+    Inventory(oneshot::Sender<Result<Vec<crate::act::Owned>, String>>),
 }

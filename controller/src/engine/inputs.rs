@@ -8,18 +8,24 @@ use crate::desired::Loaded;
 use crate::gateway::{Gateway, PolicyStore};
 use crate::observe::Observer;
 use crate::scope::Scopes;
+use crate::sinks::Sinks;
 use crate::store::Store;
-use std::collections::BTreeMap;
+use crate::tally::Tally;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tasuki_api::desired::Document;
 use tasuki_core::action::GatewaySpec;
 use tasuki_core::desired::Desired;
-use tasuki_core::fleet::Str;
-use tokio::sync::watch;
+use tasuki_core::fleet::{Change, ScopeId, Str};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// How often the freshness of scopes is looked at.
 const FRESHNESS: Duration = Duration::from_secs(1);
+/// How long after a problem that may pass by itself everything is brought in step again.
+const RETRY: Duration = Duration::from_secs(15);
 /// Digests that stay approved for one monitor: the wanted one and those before it, from which
 /// nodes and tasks are still being rolled.
 const APPROVED: usize = 10;
@@ -33,6 +39,14 @@ pub(super) struct Source {
     pub scopes: Arc<Scopes>,
     pub observer: Observer,
     pub executor: Executor,
+    pub sinks: Sinks,
+    pub changes: mpsc::Sender<Change>,
+    /// What the queues brought, for metrics.
+    pub queue_tally: Arc<Tally>,
+    /// Scopes of which the fleet was told which definitions are ours.
+    pub told: BTreeSet<ScopeId>,
+    /// When to try again what did not depend on the documents alone.
+    pub retry_at: Option<Instant>,
     /// The journal of an earlier run was gone through: nothing is changed before.
     pub resolved: bool,
     pub policies: Arc<PolicyStore>,
@@ -46,6 +60,11 @@ pub(super) struct Source {
 impl Source {
     /// Follows until every receiver of inputs is gone.
     pub async fn run(mut self) {
+        self.follow().await;
+        self.sinks.stop().await;
+    }
+
+    async fn follow(&mut self) {
         let mut beat = tokio::time::interval(FRESHNESS);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut problems = self.configure().await;
@@ -64,7 +83,12 @@ impl Source {
                     }
                     problems = self.configure().await;
                 }
-                _ = beat.tick() => self.refresh(&problems),
+                _ = beat.tick() => {
+                    if self.retry_at.is_some_and(|at| Instant::now() >= at) {
+                        problems = self.configure().await;
+                    }
+                    self.refresh(&problems);
+                }
             }
         }
     }
@@ -82,12 +106,18 @@ impl Source {
                 message: format!("{}:{}: {}", problem.file, problem.line, problem.message),
             })
             .collect();
+        let mut passing = false;
         let mut wrong = |subject: String, message: String| problems.push(ProblemView { subject, message });
         if let Err(error) = self.policies.update(&documents).await {
+            passing = true;
             wrong("policy".to_owned(), format!("agents keep the policy that they have: {error}"));
         }
         for (name, error) in self.gateway.suppress(&documents) {
             wrong(format!("Suppression/{name}"), error.to_string());
+        }
+        for (name, error) in self.sinks.update(&documents).await {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            wrong(format!("FindingSink/{name}"), format!("{error}{cause}"));
         }
         let scopes: BTreeMap<Str, _> = documents
             .iter()
@@ -97,6 +127,7 @@ impl Source {
             })
             .collect();
         for problem in self.scopes.sync(&scopes).await {
+            passing = true;
             wrong(format!("AwsScope/{}", problem.document), problem.message);
         }
         if !self.resolved {
@@ -105,41 +136,96 @@ impl Source {
                     tracing::debug!(closed, "the journal of the last run is settled");
                     self.resolved = true;
                 }
-                Err(error) => wrong("journal".to_owned(), format!("nothing is changed until it can be read: {error}")),
+                Err(error) => {
+                    passing = true;
+                    wrong("journal".to_owned(), format!("nothing is changed until it can be read: {error}"));
+                }
             }
         }
         self.observer.sync();
         self.approve(&documents).await;
-        let (desired, more) = Desired::compile(
-            &documents,
-            self.gateway_spec.clone(),
-            frozen,
-            &self.policies.hash(monitor_name(&documents)),
-        );
+        let policy = |monitor: &str| self.policies.hash(Some(monitor));
+        let (desired, more) = Desired::compile(&documents, self.gateway_spec.clone(), frozen, policy);
         for problem in more {
             wrong(format!("{}/{}", problem.kind, problem.name), format!("{}: {}", problem.path, problem.message));
         }
         problems.dedup();
+        self.retry_at = passing.then(|| Instant::now() + RETRY);
         let context =
             Context { desired: loaded.hash.clone(), frozen, problems: problems.clone(), scopes: self.scope_views() };
-        let ready = self.ready();
-        self.inputs.send_replace(Inputs { desired: Arc::new(desired), context, ready });
+        let (ready, swept) = self.ready();
+        self.inputs.send_replace(Inputs { desired: Arc::new(desired), context, ready, swept });
         problems
     }
 
     /// Notes what became fresh, where anything did.
-    fn refresh(&self, problems: &[ProblemView]) {
-        let (scopes, ready) = (self.scope_views(), self.ready());
+    fn refresh(&mut self, problems: &[ProblemView]) {
+        let (scopes, (ready, swept)) = (self.scope_views(), self.ready());
+        self.count_queues();
+        self.tell_own(&swept);
         self.inputs.send_if_modified(|inputs| {
-            let same = inputs.context.scopes == scopes && inputs.ready == ready && inputs.context.problems == problems;
-            (inputs.context.scopes, inputs.ready) = (scopes, ready);
+            let before = (&inputs.context.scopes, inputs.ready, &inputs.swept);
+            let same = before == (&scopes, ready, &swept) && inputs.context.problems == problems;
+            (inputs.context.scopes, inputs.ready, inputs.swept) = (scopes, ready, swept);
             !same
         });
     }
 
-    /// Every scope was read in full once. Without any there is nothing to wait for.
-    fn ready(&self) -> bool {
-        self.resolved && self.observer.status().iter().all(|status| status.swept_at.is_some())
+    /// Whether a sweep of every scope was tried to its end (without any there is nothing to wait for), and
+    /// the scopes that were read in full. A scope that cannot be read does not stop the others.
+    fn ready(&self) -> (bool, BTreeSet<ScopeId>) {
+        let status = self.observer.status();
+        let ready = self.resolved && status.iter().all(|status| status.tried);
+        let swept = status.into_iter().filter(|status| status.swept_at.is_some() && self.resolved);
+        (ready, swept.map(|status| status.scope).collect())
+    }
+
+    /// Tells the fleet once which definitions are ours: a process that has just started knows none, and only
+    /// what is known is pruned.
+    fn tell_own(&mut self, swept: &BTreeSet<ScopeId>) {
+        self.told.retain(|scope| swept.contains(scope));
+        for scope in swept {
+            if !self.told.insert(scope.clone()) {
+                continue;
+            }
+            let (scope, executor, changes) = (scope.clone(), self.executor.clone(), self.changes.clone());
+            tokio::spawn(async move {
+                match executor.own_definitions(&scope).await {
+                    Ok(own) => {
+                        for change in own {
+                            if changes.send(change).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%scope, error = %error.detail(), "own definitions are not known; old revisions stay for now");
+                    }
+                }
+            });
+        }
+    }
+
+    fn count_queues(&self) {
+        let mut sums = [0; 7];
+        for (_, counters) in self.observer.queues() {
+            let all = [
+                &counters.received,
+                &counters.used,
+                &counters.ignored,
+                &counters.unusable,
+                &counters.foreign,
+                &counters.dropped_reads,
+                &counters.failed_polls,
+            ];
+            for (sum, counter) in sums.iter_mut().zip(all) {
+                *sum += counter.load(Ordering::Relaxed);
+            }
+        }
+        let names = ["Received", "Used", "Ignored", "Unusable", "Foreign", "DroppedReads", "FailedPolls"];
+        for (name, sum) in names.into_iter().zip(sums) {
+            self.queue_tally.set(name, sum);
+        }
     }
 
     fn scope_views(&self) -> Vec<ScopeView> {
@@ -183,12 +269,4 @@ impl Source {
         }
         self.shared.write().approved = approved;
     }
-}
-
-/// The first monitor's name: its policy is what currency is measured by.
-fn monitor_name(documents: &[Document]) -> Option<&str> {
-    documents.iter().find_map(|document| match document {
-        Document::RuntimeMonitor(monitor) => Some(monitor.metadata.name.as_str()),
-        _ => None,
-    })
 }

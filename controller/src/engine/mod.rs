@@ -3,6 +3,7 @@
 //! One task owns the fleet. The web API, the command line and the gateway never touch it: they
 //! read the last [`View`], ask by [`Request`], or look tasks up in the [`FleetDirectory`].
 
+mod buses;
 mod directory;
 mod ended;
 mod flight;
@@ -13,13 +14,14 @@ mod minutes;
 mod plan;
 mod run;
 mod state;
+mod uninstall;
 mod view;
 mod work;
 
 pub use directory::FleetDirectory;
 pub use handle::*;
 pub use minutes::Minutes;
-pub use run::run;
+pub use run::{Controller, Surroundings, run};
 pub use state::{Knowledge, Shared};
 pub use view::Context;
 pub use work::{Execute, Inputs, Outcome, Work};

@@ -1,17 +1,21 @@
 //! Starts everything and waits until it is told to stop.
 
+use super::buses::ScopeBuses;
 use super::inputs::{APPROVED_SETTING, Source};
 use super::view::Context as ViewContext;
 use super::{Engine, Execute, FleetDirectory, Inputs, Knowledge, MINUTES, Minutes, Outcome, Shared, View, Work};
-use crate::act::{Executor, Verdict};
+use crate::act::{Executor, Owned, Verdict};
 use crate::cli::RunArgs;
 use crate::gateway::{self, Gateway, Parts, PolicyStore, StsEndpoint};
 use crate::http::Http;
 use crate::observe::Observer;
 use crate::scope::{self, Scopes};
+use crate::sinks::Sinks;
 use crate::store::{FROZEN, Store};
+use crate::tally::Tally;
 use crate::web::{AdminToken, Metrics, Web};
 use anyhow::Context;
+use aws_config::SdkConfig;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -22,8 +26,9 @@ use std::time::Duration;
 use tasuki_core::action::{Action, GatewaySpec};
 use tasuki_core::decide::Decider;
 use tasuki_core::desired::Desired;
-use tasuki_core::fleet::Fleet;
+use tasuki_core::fleet::{Change, Fleet};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Changes that wait for the engine; observe and gateway wait when there are more.
@@ -39,104 +44,218 @@ impl Execute for Executor {
         }
         .boxed()
     }
+
+    fn own_definitions(&self) -> BoxFuture<'_, Vec<Change>> {
+        async move {
+            let mut all = Vec::new();
+            for scope in self.scopes() {
+                match Executor::own_definitions(self, &scope).await {
+                    Ok(own) => all.extend(own),
+                    Err(error) => tracing::warn!(%scope, error = %error.detail(), "own definitions cannot be read"),
+                }
+            }
+            all
+        }
+        .boxed()
+    }
+
+    fn inventory(&self) -> BoxFuture<'_, Result<Vec<Owned>, String>> {
+        async move {
+            let mut all = Vec::new();
+            for scope in self.scopes() {
+                all.extend(Executor::inventory(self, &scope).await.map_err(|error| error.detail())?);
+            }
+            Ok(all)
+        }
+        .boxed()
+    }
 }
 
-/// Runs the controller.
+/// What a controller is given beside its arguments: tests give their own.
+pub struct Surroundings {
+    /// Credentials and endpoints of AWS.
+    pub aws: SdkConfig,
+    /// The gateway's configuration.
+    pub gateway: gateway::Config,
+}
+
+impl Surroundings {
+    /// From the environment and the arguments.
+    ///
+    /// # Errors
+    /// Where an argument is no URL.
+    pub async fn of(args: &RunArgs) -> anyhow::Result<Self> {
+        Ok(Self { aws: scope::base().await, gateway: gateway_config(args)? })
+    }
+}
+
+/// Runs the controller until SIGTERM or Ctrl-C.
 ///
 /// # Errors
 /// Where it cannot start: the state directory, the store or an address cannot be used.
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let directory = args.config_dir.clone().context("no desired state: name a directory with --config-dir")?;
-    let token = AdminToken::make(&args.state_dir)
-        .with_context(|| format!("cannot write to the state directory {}", args.state_dir.display()))?;
-    let store = Store::open(&args.store_url()).await.context("cannot open the store")?;
-    let (desired, _following) = crate::desired::follow(directory, args.config_poll).await;
-    let frozen = store.setting(FROZEN).await?.as_deref() == Some("true");
-    let shared = Arc::new(Shared::new(remembered(&store).await?));
-    let (changes, changed) = mpsc::channel(CHANGES);
-    let scopes = Arc::new(Scopes::new(scope::base().await));
-    let acting = Executor::new(scopes.clone(), store.clone());
-    let executor: Arc<dyn Execute> = Arc::new(acting.clone());
-    let policies = Arc::new(PolicyStore::open(store.clone()).await.context("the policy key cannot be kept")?);
-
-    let fleet_directory = FleetDirectory::new(shared.clone(), scopes.clone(), executor.clone(), changes.clone());
-    let parts = Parts {
-        store: store.clone(),
-        directory: Arc::new(fleet_directory),
-        policies: policies.clone(),
-        changes: changes.clone(),
-        http: Http::new(None).context("the HTTP client cannot be made")?,
-    };
-    let gateway = Arc::new(Gateway::start(gateway_config(&args)?, parts).await.context("the gateway cannot start")?);
-    let gateway_spec = GatewaySpec {
-        url: gateway_url(&args, gateway.address()).into(),
-        ca: gateway.authority().unwrap_or_default().into(),
-        policy_key: policies.public_key().into(),
-    };
-
-    let (requests, asked) = mpsc::channel(64);
-    let (view_sender, view) = watch::channel(Arc::new(View::default()));
-    let (freeze, freezes) = watch::channel(frozen);
-    let nothing = Inputs { desired: Arc::new(Desired::default()), context: ViewContext::default(), ready: false };
-    let (inputs_sender, inputs) = watch::channel(nothing);
-    let observer = Observer::new(scopes.clone(), changes);
-    let source = Source {
-        desired: desired.clone(),
-        frozen: freezes,
-        scopes,
-        observer,
-        executor: acting,
-        resolved: false,
-        policies,
-        gateway: gateway.clone(),
-        gateway_spec,
-        shared: shared.clone(),
-        store: store.clone(),
-        inputs: inputs_sender,
-    };
-    let work = Work {
-        shared,
-        store: store.clone(),
-        executor,
-        changes: changed,
-        inputs,
-        requests: asked,
-        view: view_sender,
-        freeze,
-    };
-
-    let listener = tokio::net::TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}; name another address with --listen", args.listen))?;
-    let listen = listener.local_addr().context("the address is gone again")?;
-    let stop = CancellationToken::new();
-    let web = Web {
-        engine: Engine { view, requests },
-        store,
-        desired,
-        metrics: Arc::new(Metrics::default()),
-        token,
-        gateway: Default::default(),
-        hosts: args.web_hosts.clone(),
-        listen,
-    };
-    tracing::info!(address = %listen, "the page and the API are served");
-    let serving = tokio::spawn(crate::web::serve(listener, Arc::new(web), stop.clone().cancelled_owned()));
-    let following = tokio::spawn(source.run());
-    let (ending, ended) = watch::channel(false);
-    let working = tokio::spawn(work.run(ended));
-
+    let surroundings = Surroundings::of(&args).await?;
+    let controller = Controller::start(args, surroundings).await?;
     stopped().await?;
     tracing::info!("stopping");
-    stop.cancel();
-    ending.send_replace(true);
-    working.await.context("the engine broke")?;
-    following.await.context("following the desired state broke")?;
-    if let Ok(gateway) = Arc::try_unwrap(gateway) {
-        gateway.stop(GRACE).await;
-    }
-    serving.await.context("the web server broke")?.context("the web server failed")?;
+    controller.stop().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A running controller.
+pub struct Controller {
+    engine: Engine,
+    store: Store,
+    gateway: Arc<Gateway>,
+    listen: SocketAddr,
+    stop: CancellationToken,
+    ending: watch::Sender<bool>,
+    working: JoinHandle<()>,
+    following: JoinHandle<()>,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Controller {
+    /// Starts everything; when this returns, page, API and gateway listen.
+    ///
+    /// # Errors
+    /// Where it cannot start: the state directory, the store or an address cannot be used.
+    pub async fn start(args: RunArgs, surroundings: Surroundings) -> anyhow::Result<Self> {
+        let directory = args.config_dir.clone().context("no desired state: name a directory with --config-dir")?;
+        let token = AdminToken::make(&args.state_dir)
+            .with_context(|| format!("cannot write to the state directory {}", args.state_dir.display()))?;
+        let store = Store::open(&args.store_url()).await.context("cannot open the store")?;
+        let (desired, _following) = crate::desired::follow(directory, args.config_poll).await;
+        let frozen = store.setting(FROZEN).await?.as_deref() == Some("true");
+        let shared = Arc::new(Shared::new(remembered(&store).await?));
+        let (changes, changed) = mpsc::channel(CHANGES);
+        let scopes = Arc::new(Scopes::new(surroundings.aws));
+        let acting = Executor::new(scopes.clone(), store.clone());
+        let executor: Arc<dyn Execute> = Arc::new(acting.clone());
+        let policies = Arc::new(PolicyStore::open(store.clone()).await.context("the policy key cannot be kept")?);
+        let http = Http::new(None).context("the HTTP client cannot be made")?;
+
+        let fleet_directory = FleetDirectory::new(shared.clone(), scopes.clone(), executor.clone(), changes.clone());
+        let parts = Parts {
+            store: store.clone(),
+            directory: Arc::new(fleet_directory),
+            policies: policies.clone(),
+            changes: changes.clone(),
+            http: http.clone(),
+        };
+        let gateway = Gateway::start(surroundings.gateway, parts).await.context("the gateway cannot start")?;
+        let gateway = Arc::new(gateway);
+        let gateway_spec = GatewaySpec {
+            url: gateway_url(&args, gateway.address()).into(),
+            ca: gateway.authority().unwrap_or_default().into(),
+            policy_key: policies.public_key().into(),
+        };
+        let sinks = Sinks::new(store.clone(), http, Arc::new(ScopeBuses(scopes.clone())), gateway.stored());
+        let (metrics, queue_tally) = (Arc::new(Metrics::default()), Arc::new(Tally::default()));
+        metrics.join_tally("gateway", gateway.tally().clone());
+        metrics.join_tally("sinks", sinks.tally().clone());
+        metrics.join_tally("queue", queue_tally.clone());
+
+        let (requests, asked) = mpsc::channel(64);
+        let (view_sender, view) = watch::channel(Arc::new(View::default()));
+        let (freeze, freezes) = watch::channel(frozen);
+        let nothing = Inputs {
+            desired: Arc::new(Desired::default()),
+            context: ViewContext::default(),
+            ready: false,
+            swept: Default::default(),
+        };
+        let (inputs_sender, inputs) = watch::channel(nothing);
+        let observer = Observer::new(scopes.clone(), changes.clone());
+        let source = Source {
+            desired: desired.clone(),
+            frozen: freezes,
+            scopes,
+            observer,
+            executor: acting,
+            sinks,
+            changes,
+            queue_tally,
+            told: Default::default(),
+            retry_at: None,
+            resolved: false,
+            policies,
+            gateway: gateway.clone(),
+            gateway_spec: gateway_spec.clone(),
+            shared: shared.clone(),
+            store: store.clone(),
+            inputs: inputs_sender,
+        };
+        let work = Work {
+            shared,
+            store: store.clone(),
+            executor,
+            changes: changed,
+            inputs,
+            requests: asked,
+            view: view_sender,
+            freeze,
+        };
+
+        let listener = tokio::net::TcpListener::bind(args.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}; name another address with --listen", args.listen))?;
+        let listen = listener.local_addr().context("the address is gone again")?;
+        let stop = CancellationToken::new();
+        let engine = Engine { view, requests };
+        let web = Web {
+            engine: engine.clone(),
+            store: store.clone(),
+            desired,
+            metrics,
+            token,
+            gateway: gateway_spec,
+            hosts: args.web_hosts.clone(),
+            listen,
+        };
+        tracing::info!(address = %listen, "the page and the API are served");
+        let serving = tokio::spawn(crate::web::serve(listener, Arc::new(web), stop.clone().cancelled_owned()));
+        let following = tokio::spawn(source.run());
+        let (ending, ended) = watch::channel(false);
+        let working = tokio::spawn(work.run(ended));
+        Ok(Self { engine, store, gateway, listen, stop, ending, working, following, serving })
+    }
+
+    /// What the engine may be asked.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Findings, actions and settings.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What agents talk to.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Where page and API listen.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Ends everything in order; what is under way may end within a moment.
+    ///
+    /// # Errors
+    /// Where a part broke.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.ending.send_replace(true);
+        self.working.await.context("the engine broke")?;
+        self.following.await.context("following the desired state broke")?;
+        if let Ok(gateway) = Arc::try_unwrap(self.gateway) {
+            gateway.stop(GRACE).await;
+        }
+        drop(self.engine);
+        self.serving.await.context("the web server broke")?.context("the web server failed")
+    }
 }
 
 /// What an earlier run left in the store.

@@ -8,22 +8,25 @@
 //! ```
 //!
 //! *Guarantees*: memory is stored before the actions that follow from it are taken; no two actions
-//! on one target at once; a failed one waits, longer each time; nothing is changed before every
-//! scope was read in full once, so that a half-known fleet never looks empty.
+//! on one target at once; a failed one waits, longer each time; nothing is changed in a scope before
+//! it was read in full once, so that a half-known fleet never looks empty.
 
 use super::flight::Flights;
+use super::uninstall::{Step, Uninstall};
 use super::view::{self, Context};
 use super::{Request, Shared, View, plan};
+use crate::act::Owned;
 use crate::store::{FROZEN, Store};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tasuki_core::action::Action;
 use tasuki_core::decide::Decision;
 use tasuki_core::desired::Desired;
-use tasuki_core::fleet::{Change, Str};
-use tokio::sync::{mpsc, oneshot, watch};
+use tasuki_core::fleet::{Change, ScopeId, Str};
+use tokio::sync::{mpsc, watch};
 
 /// Deadlines and soaks are checked this often, and everything is judged anew.
 const TICK: Duration = Duration::from_secs(1);
@@ -45,6 +48,10 @@ pub struct Outcome {
 pub trait Execute: Send + Sync + 'static {
     /// Carries out one; `desired` names the desired state for the action log.
     fn execute<'a>(&'a self, action: &'a Action, desired: &'a str) -> BoxFuture<'a, Outcome>;
+    /// What the fleet should know of Tasuki's own definitions, in every scope that can be read.
+    fn own_definitions(&self) -> BoxFuture<'_, Vec<Change>>;
+    /// What Tasuki made, in every scope, as AWS says now.
+    fn inventory(&self) -> BoxFuture<'_, Result<Vec<Owned>, String>>;
 }
 
 /// What changes from outside: desired state, compiled, and what is shown beside it.
@@ -54,8 +61,10 @@ pub struct Inputs {
     pub desired: Arc<Desired>,
     /// Scopes, problems, hash.
     pub context: Context,
-    /// Every scope that is configured was read in full at least once.
+    /// Of every scope that is configured a sweep was tried to its end.
     pub ready: bool,
+    /// Scopes that were read in full: only there anything is changed.
+    pub swept: BTreeSet<ScopeId>,
 }
 
 /// The loop's parts.
@@ -81,17 +90,20 @@ pub struct Work {
 struct Running {
     work: Work,
     flights: Flights,
-    landed: mpsc::UnboundedSender<(Str, Outcome)>,
+    landed: mpsc::UnboundedSender<Landing>,
     dirty: bool,
     shown: Instant,
     view_cost: Duration,
     uninstalling: Option<Uninstall>,
 }
 
-/// An uninstall under way.
-struct Uninstall {
-    answer: oneshot::Sender<Vec<String>>,
-    deadline: Instant,
+/// What comes back from calls.
+enum Landing {
+    Acted(Str, Outcome),
+    /// Own definitions, for an uninstall.
+    Described(Vec<Change>),
+    /// What AWS holds, for an uninstall.
+    Counted(Result<Vec<Owned>, String>),
 }
 
 impl Work {
@@ -122,10 +134,7 @@ impl Work {
                     }
                     running.take(batch.drain(..).collect()).await;
                 }
-                Some((target, outcome)) = landings.recv() => {
-                    running.flights.end(&target, outcome.failed, Timestamp::now());
-                    running.take(outcome.changes).await;
-                }
+                Some(landing) = landings.recv() => running.land(landing).await,
                 changed = running.work.inputs.changed() => {
                     if changed.is_err() {
                         return;
@@ -181,7 +190,7 @@ impl Running {
         self.flights.expire(now);
         self.dirty = true;
         self.carry_out(decision).await;
-        self.go_on_uninstalling().await;
+        self.go_on_uninstalling();
     }
 
     fn ready(&self) -> bool {
@@ -197,11 +206,46 @@ impl Running {
                 return;
             }
         }
-        if !self.ready() || self.uninstalling.is_some() {
+        if self.uninstalling.is_some() {
             return;
         }
         for action in decision.actions {
-            self.start(action);
+            if self.work.inputs.borrow().swept.contains(&action.scope) {
+                self.start(action);
+            }
+        }
+    }
+
+    async fn land(&mut self, landing: Landing) {
+        match landing {
+            Landing::Acted(target, outcome) => {
+                self.flights.end(&target, outcome.failed, Timestamp::now());
+                self.take(outcome.changes).await;
+            }
+            Landing::Described(changes) => {
+                self.take(changes).await;
+                if let Some(uninstall) = &mut self.uninstalling {
+                    uninstall.step = Step::Removing;
+                }
+                self.go_on_uninstalling();
+            }
+            Landing::Counted(Ok(owned)) => {
+                let Some(mut uninstall) = self.uninstalling.take() else { return };
+                if owned.is_empty() || uninstall.late() {
+                    return uninstall.end(owned.iter().map(ToString::to_string).collect());
+                }
+                uninstall.again();
+                self.uninstalling = Some(uninstall);
+            }
+            Landing::Counted(Err(error)) => {
+                tracing::warn!(error, "uninstall: AWS could not be asked what Tasuki made");
+                let Some(mut uninstall) = self.uninstalling.take() else { return };
+                if uninstall.late() {
+                    return uninstall.end(vec![format!("it is not known what is left: {error}")]);
+                }
+                uninstall.again();
+                self.uninstalling = Some(uninstall);
+            }
         }
     }
 
@@ -215,7 +259,7 @@ impl Running {
         tokio::spawn(async move {
             let outcome = executor.execute(&action, &desired).await;
             // The loop is gone only while everything ends.
-            let _ = landed.send((target, outcome));
+            let _ = landed.send(Landing::Acted(target, outcome));
         });
     }
 
@@ -243,11 +287,7 @@ impl Running {
                 let _ = answer.send(plan::plan(&self.work.shared.read(), now));
             }
             Request::Freeze(on, answer) => {
-                let kept = self.work.store.set_setting(FROZEN, if on { "true" } else { "false" }).await;
-                if let Err(error) = kept {
-                    tracing::error!(%error, on, "the freeze is in force but would not outlive a restart");
-                }
-                self.work.freeze.send_replace(on);
+                self.freeze(on).await;
                 let _ = answer.send(());
             }
             Request::Retry(cluster, answer) => {
@@ -257,10 +297,25 @@ impl Running {
                 let _ = answer.send(forgotten);
             }
             Request::Uninstall(answer) => {
-                self.uninstalling = Some(Uninstall { answer, deadline: Instant::now() + super::UNINSTALL_LIMIT });
-                self.go_on_uninstalling().await;
+                self.freeze(true).await;
+                self.uninstalling = Some(Uninstall::new(answer, super::UNINSTALL_LIMIT));
+                self.go_on_uninstalling();
+            }
+            Request::Inventory(answer) => {
+                let executor = self.work.executor.clone();
+                tokio::spawn(async move {
+                    let _ = answer.send(executor.inventory().await);
+                });
             }
         }
+    }
+
+    async fn freeze(&self, on: bool) {
+        let kept = self.work.store.set_setting(FROZEN, if on { "true" } else { "false" }).await;
+        if let Err(error) = kept {
+            tracing::error!(%error, on, "the freeze is in force but would not outlive a restart");
+        }
+        self.work.freeze.send_replace(on);
     }
 
     fn retry(&mut self, cluster: &str) -> usize {
@@ -281,19 +336,30 @@ impl Running {
     }
 
     /// One round of an uninstall: what is still there is asked for again until nothing is.
-    async fn go_on_uninstalling(&mut self) {
-        let Some(uninstall) = &self.uninstalling else { return };
-        let actions = tasuki_core::decide::uninstall(&self.work.shared.read().fleet);
-        let late = Instant::now() > uninstall.deadline;
-        if !late && (!actions.is_empty() || self.flights.busy() > 0) {
-            for action in actions {
-                self.start(action);
+    fn go_on_uninstalling(&mut self) {
+        let Some(uninstall) = &mut self.uninstalling else { return };
+        let (executor, landed) = (self.work.executor.clone(), self.landed.clone());
+        match uninstall.step {
+            Step::Describe(at) if Instant::now() >= at => {
+                uninstall.step = Step::Describing;
+                tokio::spawn(async move {
+                    let _ = landed.send(Landing::Described(executor.own_definitions().await));
+                });
             }
-            return;
-        }
-        let left = actions.iter().map(|action| format!("{}: {}", action.target(), action.why)).collect();
-        if let Some(uninstall) = self.uninstalling.take() {
-            let _ = uninstall.answer.send(left);
+            Step::Removing => {
+                let actions = tasuki_core::decide::uninstall(&self.work.shared.read().fleet);
+                if !uninstall.late() && (!actions.is_empty() || self.flights.busy() > 0) {
+                    for action in actions {
+                        self.start(action);
+                    }
+                    return;
+                }
+                uninstall.step = Step::Counting;
+                tokio::spawn(async move {
+                    let _ = landed.send(Landing::Counted(executor.inventory().await));
+                });
+            }
+            Step::Describe(_) | Step::Describing | Step::Counting => {}
         }
     }
 }

@@ -278,7 +278,7 @@ impl Gateway {
     }
 
     /// What was taken and refused, by stable name.
-    pub fn tally(&self) -> &Tally {
+    pub fn tally(&self) -> &Arc<Tally> {
         &self.inner.tally
     }
 

@@ -7,6 +7,7 @@ use crate::act::budget::{Counters, Group};
 use crate::scope::{QueueId, Scope, Scopes};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tasuki_core::fleet::{Change, ScopeId};
 use tokio::sync::{Notify, mpsc};
@@ -39,6 +40,7 @@ struct Polled {
 struct Shared {
     now: Notify,
     swept_at: Mutex<Option<Timestamp>>,
+    tried: AtomicBool,
 }
 
 /// How fresh what is known of a scope is.
@@ -48,6 +50,8 @@ pub struct ScopeStatus {
     pub scope: ScopeId,
     /// When the last full sweep ended.
     pub swept_at: Option<Timestamp>,
+    /// A sweep was tried to its end, whether or not everything could be read.
+    pub tried: bool,
     /// When the last event was taken from the queue.
     pub event_at: Option<Timestamp>,
     /// What each API group has seen since start.
@@ -113,6 +117,7 @@ impl Observer {
         let status = |(id, watched): (&ScopeId, &Watched)| ScopeStatus {
             scope: id.clone(),
             swept_at: *watched.shared.swept_at.lock().unwrap_or_else(PoisonError::into_inner),
+            tried: watched.shared.tried.load(Ordering::Relaxed),
             event_at: self.pollers.values().filter_map(|polled| polled.counters.last_event(id)).max(),
             budget: watched.scope.budget.counters(),
         };
@@ -153,6 +158,7 @@ async fn sweeps(scope: Arc<Scope>, known: Arc<Known>, changes: mpsc::Sender<Chan
             }
             Err(Ended::Stopped) => return,
         }
+        shared.tried.store(true, Ordering::Relaxed);
         let next = began + scope.spec.sweep_interval.to_std();
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}

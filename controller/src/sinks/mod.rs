@@ -116,7 +116,7 @@ impl Sinks {
     }
 
     /// `SinkDelivered`, `SinkFiltered`, `SinkImpossible`, `SinkFailed`.
-    pub fn tally(&self) -> &Tally {
+    pub fn tally(&self) -> &Arc<Tally> {
         &self.tally
     }
 

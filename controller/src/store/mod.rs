@@ -76,6 +76,9 @@ impl Store {
     pub async fn open(url: &str) -> Result<Self> {
         sqlx::any::install_default_drivers();
         let sqlite = url.starts_with("sqlite:");
+        if let Some(path) = url.strip_prefix("sqlite://").and_then(|rest| rest.split('?').next()) {
+            private(std::path::Path::new(path)).map_err(|error| doing("keep its file to itself")(error.into()))?;
+        }
         let url = match sqlite && !url.contains(":memory:") && !url.contains('?') {
             true => format!("{url}?mode=rwc"),
             false => url.to_owned(),
@@ -149,6 +152,19 @@ impl Store {
     }
 }
 
+/// The file belongs to its owner alone: it holds the gateway's keys. SQLite gives its side files the same mode.
+fn private(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    if path.as_os_str().is_empty() || path.starts_with(":memory:") {
+        return Ok(());
+    }
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
 /// Times are stored as microseconds since the epoch: both databases compare and index them alike.
 fn micros(time: Timestamp) -> i64 {
     time.as_microsecond()
@@ -173,6 +189,22 @@ mod tests {
         let store = Store::open(&url).await.unwrap();
         assert_eq!(store.setting("x").await.unwrap().as_deref(), Some("1"));
         assert_eq!(store.memory().await.unwrap(), memory);
+    }
+
+    #[tokio::test]
+    async fn the_file_and_those_beside_it_are_the_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("t.db");
+        std::fs::write(&file, "").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let store = Store::open(&format!("sqlite://{}", file.display())).await.unwrap();
+        store.set_setting("x", "1").await.unwrap();
+        let entries: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap()).collect();
+        assert!(entries.len() >= 2, "the write-ahead log lies beside it");
+        for entry in entries {
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+        }
     }
 
     #[tokio::test]

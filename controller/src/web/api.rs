@@ -331,6 +331,14 @@ pub async fn gateway(State(web): State<Arc<Web>>) -> Json<tasuki_core::action::G
     Json(web.gateway.clone())
 }
 
+/// How long AWS may take over an inventory: a few calls a cluster, at the lowest priority.
+const COUNT: Duration = Duration::from_secs(300);
+
+pub async fn inventory(State(web): State<Arc<Web>>) -> Answer<Vec<crate::act::Owned>> {
+    let answer = web.demand(Request::Inventory, Some(COUNT)).await?;
+    answer.map(Json).map_err(|error| refuse(StatusCode::BAD_GATEWAY, format!("AWS could not be asked: {error}")))
+}
+
 #[derive(Deserialize)]
 pub struct FreezeOrder {
     frozen: bool,

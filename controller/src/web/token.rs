@@ -1,8 +1,8 @@
 //! The token that orders must carry.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Name of the token's file in the state directory.
@@ -18,7 +18,7 @@ impl AdminToken {
         let mut bytes = [0u8; 32];
         aws_lc_rs::rand::fill(&mut bytes).map_err(|_| io::Error::other("the system gives no random bytes"))?;
         let token = hex::encode(bytes);
-        fs::create_dir_all(state_dir)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
         let (file, new) = (state_dir.join(TOKEN_FILE), state_dir.join(format!(".{TOKEN_FILE}.new")));
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,5 +1,7 @@
 //! Scenarios on virtual time: deployments, daemons, events, faults, limits.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod support;
 
 use serde_json::{Value, json};

@@ -1,5 +1,7 @@
 //! The real AWS SDKs against the in-process server: signatures, error types, long polling.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod support;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};

@@ -243,8 +243,13 @@ async fn uninstall(world: &mut World) -> Result<()> {
         let task = task.await?;
         screen::seen(&format!("{cluster}/{service} runs {}", task.definition.rsplit('/').next().unwrap_or_default()));
     }
-    let left = world.customer.left_by_tasuki().await?;
-    ensure!(left.is_empty(), "left behind: {left:?}");
+    // A deleted service drains for a moment before it is gone from the API's lists.
+    let left = until("nothing of Tasuki's is listed", Duration::from_secs(30), || async {
+        Ok(world.customer.left_by_tasuki().await?.is_empty().then_some(()))
+    });
+    if let Err(error) = left.await {
+        return Err(error.context(format!("left behind: {:?}", world.customer.left_by_tasuki().await?)));
+    }
     screen::seen("no daemon service, attribute or definition of Tasuki's is left");
     Ok(())
 }

@@ -5,9 +5,11 @@
 //! with busybox, and so a copy called `xmrig` *is* the miner's stand-in.
 
 mod dns;
+mod execs;
 mod memfd;
 mod miner;
 mod pool;
+mod storm;
 
 use std::io;
 use std::path::Path;
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         "xmrig" => miner::run(&rest),
         "pool" => pool::run(),
         "memfd" => memfd::run(&rest),
+        "execs" => execs::run(&rest),
+        "storm" => storm::run(&rest),
         "ask" => rest.first().map_or(Err(usage()), |name| dns::ask(name).map(|address| println!("{address}"))),
         _ => Err(usage()),
     };
@@ -38,5 +42,5 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> io::Error {
-    io::Error::other("usage: tasuki-lab xmrig -o HOST:PORT | pool | memfd PROGRAM [ARGS] | ask NAME")
+    io::Error::other("usage: tasuki-lab xmrig -o HOST:PORT | pool | memfd PROGRAM [ARGS] | ask NAME | execs FROM COUNT PACE_MS | storm SECONDS")
 }

@@ -18,6 +18,7 @@ use super::view::WorkloadView;
 use crate::desired::{Monitor, Selection};
 use crate::fleet::{Agent, AgentId, LaunchType, TaskState, TaskStatus};
 use jiff::{SignedDuration, Timestamp};
+use tasuki_api::agent::AgentKind;
 use tasuki_api::coverage::{Currency, Placement, Reason, Verdict};
 
 /// How an agent gets to tasks of this launch type.
@@ -110,12 +111,12 @@ fn tell_currency<T: Trace>(
     verdict: &mut TaskVerdict,
     trace: &mut T,
 ) {
-    let world = workload.cluster.world;
     let heartbeat = &agent.report.heartbeat;
     verdict.agent = Some(id);
     verdict.depth = Some(heartbeat.depth);
-    let wanted = monitor.spec.agent.as_ref().map(|a| a.version.as_str());
-    let policy = &*world.desired.policy_hash;
+    let owner = owner_of(workload, monitor, agent);
+    let wanted = owner.spec.agent.as_ref().map(|a| a.version.as_str());
+    let policy = &*owner.policy_hash;
     verdict.currency = Some(if wanted.is_some_and(|v| v != heartbeat.version) {
         Currency::Outdated
     } else if !policy.is_empty() && heartbeat.policy != policy {
@@ -126,6 +127,18 @@ fn tell_currency<T: Trace>(
     trace.fact(Source::Agent, Some(agent.report.received_at), || {
         format!("{:?} agent in task {} names this task", agent.report.kind, id_of(&agent.report.task))
     });
+}
+
+/// The monitor whose version and policy an agent has: a node's agent belongs to the monitor that owns the
+/// cluster's daemon, whichever monitor selects the task that it watches.
+fn owner_of<'m>(workload: &'m WorkloadView<'_, '_>, monitor: &'m Monitor, agent: &Agent) -> &'m Monitor {
+    let cluster = workload.cluster;
+    let desired = cluster.world.desired;
+    if agent.report.kind == AgentKind::Sidecar || desired.monitors.len() < 2 {
+        return monitor;
+    }
+    let owner = desired.select_cluster(cluster.cluster, workload.launch).and_then(|m| desired.monitors.get(m));
+    owner.unwrap_or(monitor)
 }
 
 /// Younger than its grace, counted from when it runs.

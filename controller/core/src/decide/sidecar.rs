@@ -78,7 +78,9 @@ pub(super) fn step(cluster: &ClusterView<'_>, service: &Service, room: bool) -> 
 
     let before = world.memory.services.get(&service.arn);
     let mut history = before.cloned().unwrap_or_default();
-    note_flips(&mut history, service, injected, selected.is_some_and(is_live), world.now);
+    // While everything is frozen nothing is put back, so nothing can be fought over.
+    let live_here = selected.is_some_and(is_live) && !world.desired.frozen;
+    note_flips(&mut history, service, injected, live_here, world.now);
     let mut action = None;
     let act = |kind, monitor: &str, why: String| {
         let (scope, cluster) = (cluster.cluster.scope.clone(), cluster.arn.clone());

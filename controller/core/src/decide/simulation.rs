@@ -122,6 +122,7 @@ impl Simulation {
         self.revision += 1;
         let arn = definition_arn(&format!("{family}:{}", self.revision));
         let definition = Definition {
+            task_role: None,
             arn: arn.clone(),
             hash: arn.clone(),
             active: true,
@@ -161,6 +162,7 @@ impl Simulation {
     fn describe(&mut self, arn: &Str, sidecar: Option<&SidecarSpec>) {
         let known = self.fleet.definition(arn).cloned();
         let mut definition = known.unwrap_or_else(|| Definition {
+            task_role: None,
             arn: arn.clone(),
             hash: arn.clone(),
             active: true,

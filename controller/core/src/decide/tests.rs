@@ -126,6 +126,20 @@ fn currency_is_not_health() {
 }
 
 #[test]
+fn a_policy_is_compared_with_the_monitors_own() {
+    let fleet = fleet(vec![of_task(with_sidecar(task("a", "shop"))), of_agent(sidecar_report("a", at(1000)))]);
+    let documents = [monitor("another", |_| {}), monitor("prod", |spec| spec["priority"] = json!(200))];
+    for (policy_of, wanted) in [("prod", Currency::Current), ("another", Currency::Stale)] {
+        let policy = |name: &str| if name == policy_of { "policy".to_owned() } else { "other".to_owned() };
+        let desired = crate::desired::Desired::compile(&documents, Default::default(), false, policy).0;
+        let mut decider = Decider::new(std::sync::Arc::new(desired), Memory::default());
+        decider.decide_all(&fleet, at(1000));
+        let row = decider.explain(&fleet, &task_arn("a"), at(1000)).unwrap().coverage;
+        assert_eq!((row.verdict, row.currency), (Verdict::Covered, Some(wanted)), "{policy_of}");
+    }
+}
+
+#[test]
 fn selection_and_exclusions() {
     let fleet = fleet(vec![of_task(task("a", "shop")), of_service(service("shop"))]);
     let of = |documents: &[Document]| verdict(documents, &fleet, "a", 1000).0;

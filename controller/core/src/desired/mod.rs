@@ -35,8 +35,6 @@ pub struct Desired {
     pub gateway: GatewaySpec,
     /// `tasuki freeze` is on.
     pub frozen: bool,
-    /// Hash of the policy that every agent should have.
-    pub policy_hash: Str,
 }
 
 /// A monitor, compiled.
@@ -50,6 +48,8 @@ pub struct Monitor {
     pub windows: Windows,
     /// Oldest agent that still counts.
     pub minimum_version: Option<Version>,
+    /// Hash of the policy that its agents should have; empty where none is in force.
+    pub policy_hash: Str,
     clusters: Names,
     tags_include: Vec<(String, Vec<WildMatch>)>,
     tags_exclude: Vec<(String, Vec<WildMatch>)>,
@@ -71,15 +71,15 @@ pub enum Selection<'a> {
 }
 
 impl Desired {
-    /// Compiles documents. `policy_hash` is the hash of the policy bundle in force.
+    /// Compiles documents. `policy_hash` gives the hash of the policy in force for a monitor's agents.
     pub fn compile(
         documents: &[Document],
         gateway: GatewaySpec,
         frozen: bool,
-        policy_hash: &str,
+        policy_hash: impl Fn(&str) -> String,
     ) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
-        let mut desired = Self { gateway, frozen, policy_hash: policy_hash.into(), ..Self::default() };
+        let mut desired = Self { gateway, frozen, ..Self::default() };
         for document in documents {
             if let Document::AwsScope(scope) = document {
                 desired.scopes.insert(scope.metadata.name.as_str().into(), scope.spec.clone());
@@ -89,7 +89,9 @@ impl Desired {
             if let Document::RuntimeMonitor(monitor) = document {
                 let name = monitor.metadata.name.as_str();
                 problems::of_monitor(name, &monitor.spec, &desired.scopes, &mut problems);
-                desired.monitors.push(Monitor::compile(name, &monitor.spec, &mut problems));
+                let mut compiled = Monitor::compile(name, &monitor.spec, &mut problems);
+                compiled.policy_hash = policy_hash(name).into();
+                desired.monitors.push(compiled);
             }
         }
         desired.monitors.sort_by(|a, b| b.spec.priority.cmp(&a.spec.priority).then_with(|| a.name.cmp(&b.name)));
@@ -177,6 +179,7 @@ impl Monitor {
                 .as_ref()
                 .and_then(|a| a.minimum_version.as_deref())
                 .and_then(|v| Version::parse(v)),
+            policy_hash: Str::default(),
             clusters: Names::compile(&ecs.clusters),
             tags_include: compile_tags(&ecs.tags.include),
             tags_exclude: compile_tags(&ecs.tags.exclude),

@@ -140,14 +140,14 @@ impl Life {
             return false;
         }
         cgroup::limit(&self.spec);
-        if config::needs_pause(&self.spec) {
-            if let Err(reason) = self.start_pause().await {
-                self.say(RuntimeEventKind::TaskFailed {
-                    kind: FailureKind::ResourceInitialization,
-                    reason: reason.to_string(),
-                });
-                return false;
-            }
+        if config::needs_pause(&self.spec)
+            && let Err(reason) = self.start_pause().await
+        {
+            self.say(RuntimeEventKind::TaskFailed {
+                kind: FailureKind::ResourceInitialization,
+                reason: reason.to_string(),
+            });
+            return false;
         }
         true
     }

@@ -1,11 +1,8 @@
-//! What deciding costs: 100 000 tasks in 1 000 clusters, in full and for one change.
-//!
-//! `cargo run --release -p tasuki-core --example decide_cost [TASKS] [CLUSTERS]`
+//! A fleet as large as the largest customer's: half of the clusters on EC2, half on Fargate.
 
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tasuki_api::agent::{AgentKind, Heartbeat, SensorState, Usage};
 use tasuki_api::coverage::Depth;
 use tasuki_api::desired::{Document, Metadata, Object, RuntimeMonitorSpec};
@@ -15,105 +12,39 @@ use tasuki_core::desired::Desired;
 use tasuki_core::fleet::*;
 use tasuki_core::memory::Memory;
 
+/// Nodes in a cluster.
 const NODES: usize = 5;
+/// Services in a cluster.
 const SERVICES: usize = 10;
 
-fn main() {
-    let mut numbers = std::env::args().skip(1).filter_map(|a| a.parse::<usize>().ok());
-    let (tasks, clusters) = (numbers.next().unwrap_or(100_000), numbers.next().unwrap_or(1_000));
-    let now = Timestamp::now();
+/// The fleet.
+pub fn fleet(tasks: usize, clusters: usize, now: Timestamp) -> Fleet {
     let mut fleet = Fleet::new(now - SignedDuration::from_hours(1));
-
-    let began = Instant::now();
     for c in 0..clusters {
         fill(&mut fleet, c, tasks / clusters, now);
     }
-    let filled = began.elapsed();
-    println!(
-        "{} tasks, {} agents, {clusters} clusters; filling {filled:?}, {} MiB resident",
-        fleet.task_count(),
-        fleet.agent_count(),
-        resident()
-    );
+    fleet
+}
 
-    let gateway = GatewaySpec::default();
-    let (desired, problems) = Desired::compile(&[monitor()], gateway, false, "policy");
-    println!("problems: {}", problems.len());
-    let mut decider = Decider::new(Arc::new(desired), Memory::default());
-    let first = time(1, || drop(decider.decide_all(&fleet, now)));
-    println!("first decision {first:?}");
-    let full = time(15, || drop(decider.decide_all(&fleet, now)));
-    println!("full decision, median of 15: {full:?}");
-    let counts = decider.tally().counts(None);
-    println!("{counts:?}");
+/// A decider with one monitor on everything, which has decided nothing.
+pub fn decider() -> Decider {
+    let (desired, problems) = Desired::compile(&[monitor()], GatewaySpec::default(), false, "policy");
+    assert!(problems.is_empty(), "{problems:?}");
+    Decider::new(Arc::new(desired), Memory::default())
+}
 
-    let mut versions = 100;
-    let mut one = |what: &str, mut change: Box<dyn FnMut(usize, i64) -> Change>| {
-        let (mut apply, mut decide) = (Vec::new(), Vec::new());
-        for i in 0..2_000 {
-            versions += 1;
-            let change = change(i % clusters, versions);
-            let start = Instant::now();
-            let applied = fleet.apply(change, now);
-            apply.push(start.elapsed());
-            let start = Instant::now();
-            drop(decider.decide(&fleet, &applied, now));
-            decide.push(start.elapsed());
+/// A change in cluster `c`: of a `task`, a `service`, a `node`, or a node's `heartbeat`.
+pub fn change(kind: &str, c: usize, version: usize, tasks: usize, now: Timestamp) -> Change {
+    match kind {
+        "task" => Change::Task(Box::new(task(c, 3, now, version as i64))),
+        "service" => {
+            let running = u32::try_from(version).unwrap_or(u32::MAX);
+            Change::Service(Box::new(Service { running, ..service(c, 1) }))
         }
-        println!(
-            "{what}: apply {:?}, decide {:?} (p99 {:?})",
-            median(&mut apply),
-            median(&mut decide),
-            p99(&mut decide)
-        );
-    };
-    one("one task", Box::new(move |c, version| Change::Task(Box::new(task(c, 3, now, version)))));
-    one(
-        "one unchanged node heartbeat",
-        Box::new(move |c, _| Change::Agent(Box::new(report(c, 0, tasks / clusters, now)))),
-    );
-    one(
-        "one service",
-        Box::new(move |c, version| {
-            let mut service = service(c, 1);
-            service.running = version as u32;
-            Change::Service(Box::new(service))
-        }),
-    );
-    one(
-        "one node (its whole cluster)",
-        Box::new(move |c, version| {
-            let mut node = node(c, 1);
-            node.version = version;
-            Change::Node(Box::new(node))
-        }),
-    );
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-fn p99(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() * 99 / 100]
-}
-
-fn time(rounds: usize, mut work: impl FnMut()) -> Duration {
-    let mut times: Vec<Duration> = (0..rounds)
-        .map(|_| {
-            let start = Instant::now();
-            work();
-            start.elapsed()
-        })
-        .collect();
-    median(&mut times)
-}
-
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or("0");
-    line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) / 1024
+        "node" => Change::Node(Box::new(Node { version: version as i64, ..node(c, 1) })),
+        // Even clusters have nodes.
+        _ => Change::Agent(Box::new(report(c - c % 2, 0, tasks, now))),
+    }
 }
 
 fn arn(kind: &str, cluster: usize, id: &str) -> Str {

@@ -1,0 +1,113 @@
+//! What other programs pay: the same work with the agent and without it, in interleaved pairs.
+//!
+//! Each pair runs in the opposite order of the one before, so that a machine that warms up or tires
+//! favours neither; the figure is the median of the pairs' ratios.
+
+use crate::agent::Agent;
+use crate::loops;
+use crate::machine;
+use crate::redis::Redis;
+use crate::room::Room;
+use crate::stats::median;
+use crate::table::Row;
+use anyhow::{Context, Result};
+use std::process::Command;
+
+const SECTION: &str = "overhead";
+
+/// How much work.
+struct Amount {
+    pairs: usize,
+    /// Thousands of system calls in a chunk of a loop.
+    scale: usize,
+    requests: u32,
+}
+
+/// Both sensors.
+pub fn measure(quick: bool) -> Result<Vec<Row>> {
+    let amount = if quick {
+        Amount { pairs: 2, scale: 10, requests: 20_000 }
+    } else {
+        Amount { pairs: 9, scale: 60, requests: 120_000 }
+    };
+    let mut rows = of_sensor("ebpf", None, &amount)?;
+    let room = Room::open()?;
+    rows.extend(of_sensor("ptrace", Some(&room), &amount)?);
+    Ok(rows)
+}
+
+/// Times of one phase: the loops, redis by wall time, redis by the server's processor time.
+type Times = Vec<f64>;
+
+fn of_sensor(sensor: &str, room: Option<&Room>, amount: &Amount) -> Result<Vec<Row>> {
+    let directory = tempfile::Builder::new().prefix("tasuki-bench-").tempdir()?;
+    let redis = Redis::start(room)?;
+    let off = || phase(room, &redis, amount);
+    let on = || -> Result<Times> {
+        let agent = Agent::start(sensor, room, directory.path())?;
+        let times = phase(room, &redis, amount);
+        drop(agent);
+        times
+    };
+    let (mut with, mut without) = (Vec::<Times>::new(), Vec::<Times>::new());
+    for pair in 0..amount.pairs {
+        if pair % 2 == 0 {
+            without.push(off()?);
+            with.push(on()?);
+        } else {
+            with.push(on()?);
+            without.push(off()?);
+        }
+    }
+    let exec = if sensor == "ebpf" { 1.05 } else { 1.35 };
+    let figures = [
+        ("getppid", Some(1.01)),
+        ("read of 1 byte", Some(1.01)),
+        ("pipe, 1 byte", Some(1.01)),
+        ("fork+exec+exit", Some(exec)),
+        ("redis GET, time per request", Some(1.01)),
+        ("redis GET, server's processor time", None),
+    ];
+    let mut rows = Vec::new();
+    for (at, (what, budget)) in figures.into_iter().enumerate() {
+        let column = |all: &[Times]| -> Vec<f64> { all.iter().filter_map(|times| times.get(at).copied()).collect() };
+        let (on, off) = (column(&with), column(&without));
+        let ratios: Vec<f64> = on.iter().zip(&off).map(|(on, off)| on / off).collect();
+        let ratio = median(&ratios);
+        let times = |all: &[f64]| crate::table::with_unit(median(all) / 1e3, "µs");
+        let spread = ratios.iter().map(|ratio| (ratio - median(&ratios)).abs()).collect::<Vec<_>>();
+        let what = format!(
+            "{sensor}: {what} ({} → {}; {} pairs, ratios scatter by ±{:.3})",
+            times(&off),
+            times(&on),
+            ratios.len(),
+            median(&spread)
+        );
+        rows.push(match budget {
+            Some(budget) => Row::within(SECTION, &what, ratio, "×", budget),
+            None => Row::noted(SECTION, &what, &crate::table::with_unit(ratio, "×")),
+        });
+    }
+    Ok(rows)
+}
+
+/// The core that loops stay on: the last one, away from redis-server.
+fn core() -> usize {
+    std::thread::available_parallelism().map_or(0, |count| count.get() - 1)
+}
+
+fn phase(room: Option<&Room>, redis: &Redis, amount: &Amount) -> Result<Times> {
+    let (core, scale) = (core().to_string(), amount.scale.to_string());
+    let command = match room {
+        None => machine::part(&["loops", &core, &scale])?,
+        Some(room) => {
+            let mut command: Command = room.command(machine::own()?);
+            command.args(["part", "loops", &core, &scale]);
+            command
+        }
+    };
+    let mut times = loops::times(&machine::answer(command)?).context("the loops")?;
+    let run = redis.run(amount.requests)?;
+    times.extend([run.request_ns, run.server_ns]);
+    Ok(times)
+}
