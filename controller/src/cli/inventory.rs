@@ -39,17 +39,22 @@ pub fn list(owned: &[Owned], wide: bool, terminal: Terminal) -> String {
     if owned.is_empty() {
         return "Tasuki has made nothing here, or nothing is left\n".to_owned();
     }
+    // The shortest form that is still unique: a definition's revision alone is not.
+    let definition_name = |arn: &str| {
+        let name = if wide { arn } else { arn.rsplit('/').next().unwrap_or(arn) };
+        escape_to(name, 2048)
+    };
     let shown = |arn: &str| escape_to(if wide { arn } else { short_arn(arn) }, if wide { 2048 } else { 80 });
     let row = |owned: &Owned| {
         let (what, name) = match &owned.kind {
             OwnedKind::Injected { service, definition } => {
-                ("sidecar in service", format!("{} ({})", shown(service), shown(definition)))
+                ("sidecar in service", format!("{} ({})", shown(service), definition_name(definition)))
             }
             OwnedKind::Daemon { service } => ("daemon service", shown(service)),
             OwnedKind::Attribute { node, name } => {
                 ("node attribute", format!("{} on {}", escape_to(name, 80), shown(node)))
             }
-            OwnedKind::Definition { definition } => ("task definition", shown(definition)),
+            OwnedKind::Definition { definition } => ("task definition", definition_name(definition)),
         };
         let cluster = if owned.cluster.is_empty() { "–".to_owned() } else { shown(&owned.cluster) };
         vec![owned.scope.to_string(), cluster, what.to_owned(), name]

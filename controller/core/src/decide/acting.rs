@@ -160,7 +160,8 @@ fn is_own(definition: &Definition) -> bool {
 fn used_definitions(fleet: &Fleet) -> HashSet<&Str> {
     let mut used = HashSet::new();
     for (_, state) in fleet.clusters() {
-        for service in state.services.values().map(|s| &s.value) {
+        // A deleted service stays INACTIVE until the next sweep; the tasks that it still has are counted below.
+        for service in state.services.values().map(|s| &s.value).filter(|s| s.active) {
             used.insert(&service.definition);
             used.extend(service.deployments.iter().map(|d| &d.definition));
         }

@@ -156,6 +156,34 @@ fn a_node_agent_that_cannot_start_is_named_between_its_tries() {
 }
 
 #[test]
+fn a_deleted_daemon_service_does_not_hold_its_definition() {
+    let definition = Definition {
+        task_role: None,
+        arn: definition_arn("tasuki:1"),
+        hash: "h".into(),
+        active: true,
+        containers: vec![SIDECAR.into()],
+        sidecar: Some(SidecarMark {
+            version: "1".into(),
+            image: "i".into(),
+            source: None,
+            source_hash: None,
+            spec: Some("s".into()),
+        }),
+        obstacle: None,
+        judged_for: None,
+    };
+    let actions = |active: bool| {
+        let mut service = daemon_service("tasuki", "tasuki:1");
+        service.active = active;
+        let known = vec![of_node(node("n")), of_service(service), Change::Definition(Box::new(definition.clone()))];
+        uninstall(&fleet(known)).into_iter().map(|action| action.kind).collect::<Vec<_>>()
+    };
+    assert!(matches!(actions(true)[..], [ActionKind::DeleteDaemon { .. }]), "{:?}", actions(true));
+    assert!(matches!(actions(false)[..], [ActionKind::Deregister { .. }]), "{:?}", actions(false));
+}
+
+#[test]
 fn a_policy_is_compared_with_the_monitors_own() {
     let fleet = fleet(vec![of_task(with_sidecar(task("a", "shop"))), of_agent(sidecar_report("a", at(1000)))]);
     let documents = [monitor("another", |_| {}), monitor("prod", |spec| spec["priority"] = json!(200))];
