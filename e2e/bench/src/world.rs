@@ -91,6 +91,7 @@ async fn exec_to_store(world: &World, sensor: &str, task: &RunningTask, count: u
     };
     let times = since(|found| found.stored);
     let seen = median(&since(|found| found.seen));
+    let hashed = found.values().filter(|found| found.hashed).count();
     let section = "latency";
     let what = |which: &str| {
         format!("{sensor}: exec of a new binary → finding stored by the gateway, {which} of {}", times.len())
@@ -100,6 +101,11 @@ async fn exec_to_store(world: &World, sensor: &str, task: &RunningTask, count: u
     Ok(vec![
         Row::within(section, &what("p50"), p50, "ms", 20.0),
         Row::within(section, &what("p99"), p99, "ms", 100.0),
+        Row::noted(
+            section,
+            &format!("{sensor}: findings with the program's SHA-256"),
+            &format!("{hashed} of {}", found.len()),
+        ),
         Row::noted(section, &format!("{sensor}: of it until the hook met the exec, p50"), &with_unit(seen, "ms")),
         Row::must(section, &format!("{sensor}: execs without a finding"), &missing.to_string(), "0", missing == 0),
     ])
@@ -109,6 +115,8 @@ async fn exec_to_store(world: &World, sensor: &str, task: &RunningTask, count: u
 struct Found {
     seen: i64,
     stored: i64,
+    /// It carries the program's SHA-256.
+    hashed: bool,
 }
 
 /// Every finding of the kind in a task, by the path of its program.
@@ -121,8 +129,9 @@ fn stored(world: &World, task: &RunningTask) -> Result<BTreeMap<String, Found>> 
             let text = finding[field].as_str().with_context(|| format!("a finding without {field}"))?;
             Ok(text.parse::<Timestamp>()?.as_microsecond())
         };
+        let hashed = finding["process"]["sha256"].is_string();
         if path.starts_with("/tmp/execs/") {
-            found.insert(path.to_owned(), Found { seen: time("firstSeen")?, stored: time("storedAt")? });
+            found.insert(path.to_owned(), Found { seen: time("firstSeen")?, stored: time("storedAt")?, hashed });
         }
     }
     Ok(found)

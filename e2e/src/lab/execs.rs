@@ -1,6 +1,7 @@
 //! New programs, executed one by one, with the time just before each.
 
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,16 +14,16 @@ pub fn run(args: &[String]) -> io::Result<()> {
         return Err(io::Error::other("usage: execs FROM COUNT PACE_MS"));
     };
     std::fs::create_dir_all(DIRECTORY)?;
-    let own = std::env::current_exe()?;
     let mut out = io::stdout().lock();
     for number in from..from + count {
         let path = format!("{DIRECTORY}/program-{number}");
-        std::fs::copy(&own, &path)?;
+        // Small and static, so that hashing two hundred of them stays within the agent's budget.
+        std::fs::copy("/bin/busybox", &path)?;
         std::thread::sleep(Duration::from_millis(pace));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
         let mut program = Command::new(&path);
-        program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // It knows no part of this name and says so; that it ran is all that is wanted.
+        // Long enough for an agent that comes a few milliseconds later to read the program.
+        program.arg0("sleep").arg("0.05").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         program.status()?;
         writeln!(out, "{path} {}", now.as_micros())?;
     }

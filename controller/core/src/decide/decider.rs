@@ -373,9 +373,16 @@ fn fetch<'a>(fleet: &Fleet, tasks: impl Iterator<Item = &'a TaskState>) {
         *place = Some(state);
     }
     for state in batch.into_iter().flatten() {
-        touched ^= state.task.containers.iter().map(|container| container.name.len()).sum::<usize>();
-        let agent = state.agents.first().and_then(|id| fleet.agent(*id));
-        touched ^= agent.map_or(0, |agent| agent.report.task.len() ^ usize::from(agent.digest.whole));
+        for container in &state.task.containers {
+            touched ^= container.name.len() ^ container.status.len() ^ usize::from(container.reason.is_some());
+        }
+        if let Some(agent) = state.agents.first().and_then(|id| fleet.agent(*id)) {
+            let report = &agent.report;
+            touched ^= report.task.len() ^ report.kind as usize ^ report.heartbeat.depth as usize;
+            touched ^= report.received_at.subsec_nanosecond() as usize ^ usize::from(report.conflict.is_some());
+            touched ^= report.heartbeat.time.subsec_nanosecond() as usize ^ usize::from(agent.digest.whole);
+            touched ^= usize::from(agent.loss > 0.0);
+        }
     }
     std::hint::black_box(touched);
 }
