@@ -8,6 +8,7 @@ pub mod detect;
 pub mod doctor;
 pub mod event;
 pub mod finding;
+pub mod health;
 pub mod pipeline;
 pub mod process;
 pub mod sensor;

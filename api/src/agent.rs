@@ -226,9 +226,9 @@ pub struct SensorState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FamilyState {
-    /// `process`, `network`, `dns`, `file`, `memory`, `kernel`, …
+    /// `exec`, `connect`, `dns`, `file`, …; `process` and `network` where a sensor counts several as one.
     pub name: String,
-    /// The hook in use, such as `tp_btf/sched_process_exec`.
+    /// The hook in use, such as `tp_btf/sched_process_exec`; empty where the family is missing.
     pub hook: String,
     /// 0 to 2; absent for hooks outside the kernel's event tiers.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -167,7 +167,7 @@ impl Customer {
         Ok(())
     }
 
-    /// Address of the one running task of a service.
+    /// The one running task of a service; none while there are several, as a deployment replaces it.
     pub async fn task(&self, cluster: &str, service: &str) -> Result<Option<RunningTask>> {
         let list = self.ecs.list_tasks().cluster(cluster).service_name(service).send().await.context("ListTasks")?;
         if list.task_arns().is_empty() {
@@ -181,11 +181,10 @@ impl Customer {
             .send()
             .await
             .context("DescribeTasks")?;
-        let running = described
-            .tasks()
-            .iter()
-            .find(|task| task.last_status() == Some("RUNNING") && task.desired_status() == Some("RUNNING"));
-        let Some(task) = running else { return Ok(None) };
+        let running =
+            |task: &&ecs::Task| task.last_status() == Some("RUNNING") && task.desired_status() == Some("RUNNING");
+        let mut running = described.tasks().iter().filter(running);
+        let (Some(task), None) = (running.next(), running.next()) else { return Ok(None) };
         let details = task.attachments().iter().flat_map(|attachment| attachment.details());
         let address = details.into_iter().find(|detail| detail.name() == Some("privateIPv4Address"));
         let Some(address) = address.and_then(|detail| detail.value()) else { return Ok(None) };

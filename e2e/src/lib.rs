@@ -4,6 +4,7 @@
 //! their label, files in one run directory.
 
 pub mod attack;
+pub mod benign;
 pub mod config;
 pub mod customer;
 pub mod dockerd;

@@ -9,7 +9,10 @@ use std::time::Duration;
 use tasuki_e2e::dockerd::Cgroups;
 use tasuki_e2e::process::{Process, until};
 use tasuki_e2e::shop::Shop;
-use tasuki_e2e::{attack, world};
+use tasuki_e2e::{attack, benign, world};
+
+/// What the change of /etc/passwd is.
+const PASSWD: &str = "Persistence:Runtime/SensitiveFileModified";
 
 /// Findings that the agent printed, by type.
 fn findings(process: &Process) -> BTreeMap<String, Vec<Value>> {
@@ -51,16 +54,22 @@ async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
     .await
     .unwrap();
 
+    benign::day(shop.address, 3).await.unwrap();
+    let alarms = findings(&agent);
+    assert!(alarms.is_empty(), "an ordinary day is no attack: {alarms:#?}");
+
     attack::miner(shop.address).await.unwrap();
     attack::reverse_shell(shop.address).await.unwrap();
     attack::new_binary(shop.address).await.unwrap();
     attack::fileless(shop.address).await.unwrap();
+    attack::inject(shop.address, "echo 'op:x:0:0::/:/bin/sh' >> /etc/passwd").await.unwrap();
     let expected = [
         "Impact:Runtime/CryptoMinerExecuted",
         "CryptoCurrency:Runtime/BitcoinTool.B!DNS",
         "Execution:Runtime/ReverseShell",
         "Execution:Runtime/NewBinaryExecuted",
         "DefenseEvasion:Runtime/FilelessExecution",
+        PASSWD,
     ];
     let seen = until("every attack is found", Duration::from_secs(20), || async {
         let seen = findings(&agent);
@@ -79,6 +88,16 @@ async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
     let sha = miner["process"]["sha256"].as_str().unwrap_or_default();
     let own = Command::new("sha256sum").arg(lab).output().unwrap();
     assert_eq!(sha, String::from_utf8_lossy(&own.stdout).split_whitespace().next().unwrap());
+    // Written is what a write or the overlay's layer told; a late ctime alone would be weak.
+    for new in &seen["Execution:Runtime/NewBinaryExecuted"] {
+        assert_eq!(new["evidence"]["process.image.written_after_start"], true, "{new:#}");
+        assert!(new["evidence"].get("process.image.changed_after_start_weak").is_none(), "{new:#}");
+    }
+    // Seen by fanotify, which gives the process with it.
+    let passwd = &seen[PASSWD][0];
+    assert_eq!(passwd["file"]["path"], "/etc/passwd", "{passwd:#}");
+    assert_eq!(passwd["resource"]["container"]["id"], shop.id, "{passwd:#}");
+    assert_eq!(passwd["process"]["lineage"][0]["arguments"][0], "httpd", "{passwd:#}");
     let question = &seen["CryptoCurrency:Runtime/BitcoinTool.B!DNS"][0]["dns"];
     assert_eq!(question["question"], "pool.example.test");
     shop.stop().await.unwrap();

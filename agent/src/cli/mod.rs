@@ -48,6 +48,13 @@ enum Command {
     /// Say what this machine allows, what that means, and what would cure it.
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Doctor),
+    /// Say whether the agent in this container does its job: sensors run, the gateway has taken it.
+    #[command(after_help = "\
+Example (a container health check; it needs no file system to write to):
+  \"healthCheck\": {\"command\": [\"CMD\", \"/tasuki-agent\", \"healthy\"]}
+
+Exit codes: 0 it does; 1 it does not, and one line says why.")]
+    Healthy,
     /// Look at rules and try them on recorded events.
     #[command(subcommand, after_help = rules::EXAMPLES)]
     Rules(rules::Rules),
@@ -84,6 +91,16 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(run) => run.main(),
         Command::Doctor(doctor) => doctor.main(),
+        Command::Healthy => Ok(match crate::health::ask() {
+            Ok(()) => {
+                println!("the agent watches and reports");
+                Exit::Good
+            }
+            Err(error) => {
+                println!("{error}");
+                Exit::Wrong
+            }
+        }),
         Command::Rules(rules) => rules.main(),
         Command::Supervise { arguments } => supervise(&arguments),
         Command::Watchdog { agent } => {

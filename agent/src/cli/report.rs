@@ -12,7 +12,7 @@ use crate::workload::names::TasksHandle;
 use anyhow::Context;
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tasuki_api::agent::{AgentKind, Heartbeat, Policy, Usage};
@@ -42,6 +42,7 @@ pub(super) struct Report {
     kernel: String,
     prioritised: bool,
     depth: Depth,
+    accepted: AtomicBool,
 }
 
 impl Report {
@@ -56,7 +57,37 @@ impl Report {
         let depth = sensors.iter().map(|sensor| sensor.depth()).max().unwrap_or(Depth::Network);
         let (started_at, version) = (Timestamp::now(), version());
         let prioritised = priority.refused.is_none();
-        Self { sensors: Mutex::new(sensors), engine, tasks, stats, started_at, version, kernel, prioritised, depth }
+        Self {
+            sensors: Mutex::new(sensors),
+            engine,
+            tasks,
+            stats,
+            started_at,
+            version,
+            kernel,
+            prioritised,
+            depth,
+            accepted: AtomicBool::new(false),
+        }
+    }
+
+    /// The gateway has taken the agent, or none is needed.
+    pub fn accept(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
+
+    /// Why the agent does not do its job yet. A gateway that went away later is no reason: what is found
+    /// waits for it.
+    pub fn ready(&self) -> Result<(), String> {
+        let sensors = self.sensors();
+        let best = sensors.first().ok_or("the agent is stopping")?;
+        if let Some(reason) = best.blind() {
+            return Err(format!("sensor {}: {reason}", best.name()));
+        }
+        match self.accepted.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("the gateway has not taken the agent yet; its log says what it tried".to_owned()),
+        }
     }
 
     fn sensors(&self) -> MutexGuard<'_, Vec<Box<dyn Sensor>>> {
@@ -175,7 +206,14 @@ impl Reporting {
                     let _ = tokio::task::spawn_blocking(move || obey(&wanted, &cell)).await;
                 }
             });
+            let (mut enrolled, taken) = (delivery.enrolled(), report.clone());
+            let accepting = tokio::spawn(async move {
+                if enrolled.wait_for(|enrolled| *enrolled).await.is_ok() {
+                    taken.accept();
+                }
+            });
             stopped().await?;
+            accepting.abort();
             report.stop();
             tokio::task::block_in_place(drain);
             // The supervisor gives two seconds in all.

@@ -4,6 +4,7 @@ use super::Exit;
 use super::report::{self, Report};
 use crate::detect::{Engine, EngineCell};
 use crate::finding::{FindingSink, StdoutSink};
+use crate::health;
 use crate::pipeline::priority::{self, Priority};
 use crate::pipeline::{Pipeline, world::World};
 use crate::sensor::replay::{self, Recorder};
@@ -96,12 +97,19 @@ impl Run {
         let stats = pipeline.stats();
         let worker = std::thread::Builder::new().name("pipeline".into()).spawn(move || pipeline.run(&events))?;
         let report = Arc::new(Report::new(started.sensors, engine.clone(), tasks, stats.clone(), &got));
+        if !replaying {
+            let asked = report.clone();
+            if let Err(error) = health::serve(move || asked.ready()) {
+                tracing::warn!(%error, "`tasuki-agent healthy` will get no answer");
+            }
+        }
         let mut worker = Some(worker);
         let mut whole = true;
         let mut drain = || whole = worker.take().is_none_or(|worker| worker.join().is_ok());
         match reporting {
             Some(reporting) => reporting.run(report.clone(), engine, &mut drain)?,
             None => {
+                report.accept();
                 if !replaying {
                     until_stopped()?;
                     report.stop();

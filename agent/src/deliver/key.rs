@@ -12,7 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Bytes of an Ed25519 seed.
 const SEED: usize = 32;
@@ -26,6 +26,23 @@ pub enum KeyHome {
     Descriptor(File),
     /// In a file.
     File(PathBuf),
+}
+
+impl KeyHome {
+    /// In the agent's directory where it has one, else where the supervisor keeps it, `kept`.
+    pub fn choose(state: Option<&Path>, kept: Option<&str>) -> Self {
+        match (state, kept) {
+            (Some(state), _) => Self::File(state.join("key")),
+            (None, Some(path)) => OpenOptions::new().read(true).write(true).open(path).map_or_else(
+                |error| {
+                    tracing::warn!(path, %error, "the supervisor's place for the key cannot be opened");
+                    Self::Process
+                },
+                Self::Descriptor,
+            ),
+            (None, None) => Self::Process,
+        }
+    }
 }
 
 /// The system gave no key.
@@ -114,6 +131,11 @@ mod tests {
         let memory = File::from(memory);
         let open = || AgentKey::open(KeyHome::Descriptor(memory.try_clone().unwrap())).unwrap().public_base64();
         assert_eq!(open(), open());
+        let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&memory));
+        let by_path = || AgentKey::open(KeyHome::choose(None, Some(&path))).unwrap().public_base64();
+        assert_eq!(by_path(), open(), "another process opens the same one by its path");
+        assert!(matches!(KeyHome::choose(None, Some("/proc/self/fd/9999")), KeyHome::Process));
+        assert!(matches!(KeyHome::choose(Some(dir.path()), Some(&path)), KeyHome::File(_)));
         let process = || AgentKey::open(KeyHome::Process).unwrap().public_base64();
         assert_ne!(process(), process());
     }

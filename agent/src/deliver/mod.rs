@@ -136,7 +136,7 @@ impl Config {
             kind,
             version: version.to_owned(),
             spool_bytes: if state.is_some() { DISK_BYTES } else { MEMORY_BYTES },
-            key: state.as_ref().map_or(KeyHome::Process, |state| KeyHome::File(state.join("key"))),
+            key: KeyHome::choose(state.as_deref(), variable(crate::supervisor::KEY).as_deref()),
             state,
             backoff: (Duration::from_secs(1), Duration::from_secs(60)),
             farewell: Duration::from_millis(1500),

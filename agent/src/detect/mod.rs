@@ -55,11 +55,13 @@ impl Class {
         }
     }
 
-    /// The sensors' name for the family of events that it needs.
+    /// The sensors' name for the events that it needs.
     pub const fn family(self) -> &'static str {
         match self {
-            Self::Process | Self::Credentials => "process",
-            Self::Network | Self::Listen => "network",
+            Self::Process => "exec",
+            Self::Credentials => "credentials",
+            Self::Network => "connect",
+            Self::Listen => "listen",
             Self::Dns => "dns",
             Self::File => "file",
         }
@@ -289,7 +291,7 @@ impl Engine {
     pub fn families(&self) -> Vec<&'static str> {
         let mut families: Vec<&str> = self.classes.keys().map(|class| class.family()).collect();
         // Names of processes and of addresses come from these whatever the rules ask.
-        families.extend(["process", "dns"]);
+        families.extend(["exec", "fork", "exit", "dns"]);
         families.sort_unstable();
         families.dedup();
         families
@@ -306,10 +308,21 @@ impl Engine {
     }
 
     /// Finding types that cannot be seen with these event families, and why, with the user's
-    /// broken rules.
+    /// rules that are broken or wait for events that nothing gives.
     pub fn unavailable(&self, families: &[FamilyState]) -> Vec<Unavailable> {
         let mut out = types::unavailable(families);
         out.extend(self.problems.iter().cloned());
+        let custom = self.classes.values().flat_map(|class| class.rules.values()).filter(|rule| rule.custom);
+        let mut deaf: Vec<_> = custom
+            .filter_map(|rule| {
+                Some(Unavailable {
+                    kind: rule.kind.clone(),
+                    reason: format!("rule {}: {}", rule.title, types::absent(rule.class.family(), families)?),
+                })
+            })
+            .collect();
+        deaf.sort_by(|a, b| (&a.kind, &a.reason).cmp(&(&b.kind, &b.reason)));
+        out.extend(deaf);
         out
     }
 }

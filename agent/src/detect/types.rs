@@ -8,7 +8,7 @@ use tasuki_api::agent::{FamilyState, Unavailable};
 pub struct FindingType {
     /// Name.
     pub name: &'static str,
-    /// Event families without which it cannot be seen, all of them.
+    /// Events without which it cannot be seen, all of them: `exec`, `connect`, `dns`, `file`, `cgroup_file`.
     pub needs: &'static [&'static str],
     /// Why no sensor or rule of this version gives it; empty where one does.
     pub missing: &'static str,
@@ -27,14 +27,14 @@ const KERNEL: &str = "no sensor of this version gives kernel events (module load
 
 /// Every type of GuardDuty Runtime Monitoring (user guide, findings-runtime-monitoring).
 pub const TYPES: &[FindingType] = &[
-    given("CryptoCurrency:Runtime/BitcoinTool.B", &["network"]),
+    given("CryptoCurrency:Runtime/BitcoinTool.B", &["connect"]),
     given("CryptoCurrency:Runtime/BitcoinTool.B!DNS", &["dns"]),
-    given("Backdoor:Runtime/C&CActivity.B", &["network"]),
+    given("Backdoor:Runtime/C&CActivity.B", &["connect"]),
     given("Backdoor:Runtime/C&CActivity.B!DNS", &["dns"]),
-    given("UnauthorizedAccess:Runtime/TorRelay", &["network"]),
-    given("UnauthorizedAccess:Runtime/TorClient", &["network"]),
-    given("Trojan:Runtime/BlackholeTraffic", &["network"]),
-    given("Trojan:Runtime/DropPoint", &["network"]),
+    given("UnauthorizedAccess:Runtime/TorRelay", &["connect"]),
+    given("UnauthorizedAccess:Runtime/TorClient", &["connect"]),
+    given("Trojan:Runtime/BlackholeTraffic", &["connect"]),
+    given("Trojan:Runtime/DropPoint", &["connect"]),
     given("Trojan:Runtime/BlackholeTraffic!DNS", &["dns"]),
     given("Trojan:Runtime/DropPoint!DNS", &["dns"]),
     given("Trojan:Runtime/DGADomainRequest.C!DNS", &["dns"]),
@@ -45,31 +45,31 @@ pub const TYPES: &[FindingType] = &[
     given("Impact:Runtime/MaliciousDomainRequest.Reputation", &["dns"]),
     given("Impact:Runtime/SuspiciousDomainRequest.Reputation", &["dns"]),
     given("UnauthorizedAccess:Runtime/MetadataDNSRebind", &["dns"]),
-    given("Execution:Runtime/NewBinaryExecuted", &["process"]),
+    given("Execution:Runtime/NewBinaryExecuted", &["exec"]),
     missing("Execution:Runtime/NewLibraryLoaded", "no sensor of this version gives the loading of libraries"),
-    given("Execution:Runtime/ReverseShell", &["process"]),
-    given("Execution:Runtime/SuspiciousTool", &["process"]),
-    given("Execution:Runtime/SuspiciousCommand", &["process"]),
-    given("Execution:Runtime/MaliciousFileExecuted", &["process"]),
-    given("Execution:Runtime/SuspiciousShellCreated", &["process"]),
-    given("Impact:Runtime/CryptoMinerExecuted", &["process"]),
-    given("DefenseEvasion:Runtime/FilelessExecution", &["process"]),
+    given("Execution:Runtime/ReverseShell", &["exec"]),
+    given("Execution:Runtime/SuspiciousTool", &["exec"]),
+    given("Execution:Runtime/SuspiciousCommand", &["exec"]),
+    given("Execution:Runtime/MaliciousFileExecuted", &["exec"]),
+    given("Execution:Runtime/SuspiciousShellCreated", &["exec"]),
+    given("Impact:Runtime/CryptoMinerExecuted", &["exec"]),
+    given("DefenseEvasion:Runtime/FilelessExecution", &["exec"]),
     missing("DefenseEvasion:Runtime/ProcessInjection.Proc", MEMORY),
     missing("DefenseEvasion:Runtime/ProcessInjection.Ptrace", MEMORY),
     missing("DefenseEvasion:Runtime/ProcessInjection.VirtualMemoryWrite", MEMORY),
     missing("DefenseEvasion:Runtime/PtraceAntiDebugging", MEMORY),
-    given("DefenseEvasion:Runtime/SuspiciousCommand", &["process"]),
+    given("DefenseEvasion:Runtime/SuspiciousCommand", &["exec"]),
     missing("DefenseEvasion:Runtime/KernelModuleLoaded", KERNEL),
     given("DefenseEvasion:Runtime/SensitiveFileModified", &["file"]),
-    given("Discovery:Runtime/SuspiciousCommand", &["process"]),
-    given("Persistence:Runtime/SuspiciousCommand", &["process"]),
+    given("Discovery:Runtime/SuspiciousCommand", &["exec"]),
+    given("Persistence:Runtime/SuspiciousCommand", &["exec"]),
     given("Persistence:Runtime/SensitiveFileModified", &["file"]),
-    given("PrivilegeEscalation:Runtime/SuspiciousCommand", &["process"]),
+    given("PrivilegeEscalation:Runtime/SuspiciousCommand", &["exec"]),
     given("PrivilegeEscalation:Runtime/SensitiveFileModified", &["file"]),
-    given("PrivilegeEscalation:Runtime/ElevationToRoot", &["process"]),
+    given("PrivilegeEscalation:Runtime/ElevationToRoot", &["exec"]),
     missing("PrivilegeEscalation:Runtime/DockerSocketAccessed", UNIX),
-    given("PrivilegeEscalation:Runtime/RuncContainerEscape", &["process"]),
-    given("PrivilegeEscalation:Runtime/CGroupsReleaseAgentModified", &["file"]),
+    given("PrivilegeEscalation:Runtime/RuncContainerEscape", &["exec"]),
+    given("PrivilegeEscalation:Runtime/CGroupsReleaseAgentModified", &["cgroup_file"]),
     missing("PrivilegeEscalation:Runtime/ContainerMountsHostDirectory", KERNEL),
     missing("PrivilegeEscalation:Runtime/UserfaultfdUsage", MEMORY),
 ];
@@ -91,16 +91,36 @@ fn reason(kind: &FindingType, families: &[FamilyState]) -> Option<String> {
     if !kind.missing.is_empty() {
         return Some(kind.missing.to_owned());
     }
-    kind.needs.iter().find_map(|need| {
-        let mut of_name = families.iter().filter(|family| family.name == *need).peekable();
-        if of_name.peek().is_none() {
-            return Some(format!("no sensor in use gives {need} events"));
+    kind.needs.iter().find_map(|need| absent(need, families))
+}
+
+/// Why nothing gives these events; `None` where something does, perhaps with losses.
+pub fn absent(event: &str, families: &[FamilyState]) -> Option<String> {
+    let mut giving = families.iter().filter(|family| gives(&family.name, event)).peekable();
+    if giving.peek().is_none() {
+        return Some(format!("no sensor in use gives {event} events"));
+    }
+    // Several sensors may give them; one with a hook is enough. A problem beside a hook is a loss,
+    // which has counters of its own, and not blindness.
+    let mut reasons = Vec::new();
+    for family in giving {
+        if !family.hook.is_empty() {
+            return None;
         }
-        // Several sensors may give a family; one that works is enough.
-        let problems: Vec<&str> = of_name.map(|family| family.problem.as_deref().unwrap_or("")).collect();
-        let broken = problems.iter().all(|problem| !problem.is_empty());
-        broken.then(|| format!("{need} events: {}", problems.first().copied().unwrap_or("")))
-    })
+        reasons.extend(family.problem.as_deref());
+    }
+    Some(format!("{event} events: {}", reasons.join("; ")))
+}
+
+/// Whether a sensor's family has these events in it: the sidecar's sensors have one family, and one
+/// balance, for what the kernel's programs count apart.
+fn gives(family: &str, event: &str) -> bool {
+    family == event
+        || match family {
+            "process" => matches!(event, "exec" | "fork" | "exit"),
+            "network" => matches!(event, "connect" | "accept" | "listen"),
+            _ => false,
+        }
 }
 
 #[cfg(test)]
@@ -108,24 +128,50 @@ mod tests {
     use super::*;
     use tasuki_api::agent::Counters;
 
-    fn family(name: &str, problem: Option<&str>) -> FamilyState {
+    fn family(name: &str, hook: &str, problem: Option<&str>) -> FamilyState {
         let problem = problem.map(str::to_owned);
-        FamilyState { name: name.into(), hook: "test".into(), tier: None, problem, counters: Counters::default() }
+        FamilyState { name: name.into(), hook: hook.into(), tier: None, problem, counters: Counters::default() }
+    }
+
+    fn of(families: &[FamilyState], name: &str) -> Option<String> {
+        unavailable(families).into_iter().find(|one| one.kind == name).map(|one| one.reason)
     }
 
     #[test]
-    fn a_type_without_its_family_is_unavailable_and_says_why() {
-        let of = |families: &[FamilyState], name: &str| {
-            unavailable(families).into_iter().find(|one| one.kind == name).map(|one| one.reason)
-        };
+    fn a_type_without_its_events_is_unavailable_and_says_why() {
         let shell = "Execution:Runtime/ReverseShell";
-        assert_eq!(of(&[], shell).unwrap(), "no sensor in use gives process events");
-        assert_eq!(of(&[family("process", None)], shell), None);
-        let broken = [family("process", Some("no BTF"))];
-        assert_eq!(of(&broken, shell).unwrap(), "process events: no BTF");
-        let second = [family("process", Some("no BTF")), family("process", None)];
+        assert_eq!(of(&[], shell).unwrap(), "no sensor in use gives exec events");
+        assert_eq!(of(&[family("exec", "tp_btf", None)], shell), None);
+        let missing = family("exec", "", Some("no BTF"));
+        assert_eq!(of(std::slice::from_ref(&missing), shell).unwrap(), "exec events: no BTF");
+        let second = [missing, family("process", "ptrace", None)];
         assert_eq!(of(&second, shell), None, "one working source is enough");
+        let lossy = [family("process", "ptrace", Some("2 execs were over before they could be read"))];
+        assert_eq!(of(&lossy, shell), None, "a loss is no blindness");
         assert!(of(&second, "PrivilegeEscalation:Runtime/UserfaultfdUsage").unwrap().contains("memory"));
         assert_eq!(TYPES.len(), 45);
+    }
+
+    /// What cannot be seen with sensors whose families have these names.
+    fn blind(names: &[&str]) -> Vec<String> {
+        let families: Vec<_> = names.iter().map(|name| family(name, "hook", None)).collect();
+        unavailable(&families).into_iter().map(|one| one.kind).collect()
+    }
+
+    #[test]
+    fn a_node_and_a_sidecar_lack_what_is_not_built_and_no_more() {
+        let not_built: Vec<_> = TYPES.iter().filter(|kind| !kind.missing.is_empty()).map(|kind| kind.name).collect();
+        assert_eq!(not_built.len(), 9);
+        let expected = |more: &[&'static str]| -> Vec<String> {
+            let lacks = |name: &&str| not_built.contains(name) || more.contains(name);
+            TYPES.iter().map(|kind| kind.name).filter(lacks).map(str::to_owned).collect()
+        };
+        let release_agent = "PrivilegeEscalation:Runtime/CGroupsReleaseAgentModified";
+        let ebpf = ["exec", "fork", "exit", "connect", "accept", "listen", "dns"];
+        assert_eq!(blind(&[&ebpf[..], &["file"]].concat()), expected(&[release_agent]));
+        assert_eq!(blind(&["process", "network", "dns", "file"]), expected(&[release_agent]));
+        let files: Vec<&str> = TYPES.iter().filter(|kind| kind.needs == ["file"]).map(|kind| kind.name).collect();
+        assert_eq!(files.len(), 3);
+        assert_eq!(blind(&ebpf), expected(&[&files[..], &[release_agent]].concat()), "without fanotify");
     }
 }

@@ -177,7 +177,11 @@ impl World {
             }
             (EventKind::Exec(exec), Some(key)) => Some(self.exec(event, key, exec)),
             (EventKind::Existing(exec), Some(key)) => {
-                self.table.insert(key, Entry::from_exec(exec, event.cgroup, false));
+                // It was read late: what an event said of the process since is newer.
+                match self.table.get_mut(key) {
+                    Some(entry) => entry.cgroup = entry.cgroup.or(event.cgroup),
+                    None => self.table.insert(key, Entry::from_exec(exec, event.cgroup, false)),
+                }
                 None
             }
             (EventKind::Fork { .. } | EventKind::Exit { .. } | EventKind::Exec(_) | EventKind::Existing(_), None) => {

@@ -35,6 +35,13 @@ pub trait Sensor: Send {
     /// Whether it works, and why not.
     fn state(&self) -> SensorState;
 
+    /// Why it cannot see anything that may begin from now on; `None` where it can. Other than
+    /// [`Sensor::state`], it does not mind that there is nothing to see yet.
+    fn blind(&self) -> Option<String> {
+        let state = self.state();
+        (!state.whole).then(|| state.detail.unwrap_or_else(|| "it does not work".to_owned()))
+    }
+
     /// Each event family that it gives or cannot give, with hook, tier and counters.
     fn families(&self) -> Vec<FamilyState>;
 

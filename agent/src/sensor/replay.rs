@@ -401,7 +401,7 @@ impl Sensor for Replay {
             problem: None,
             counters: if name == "process" { counters } else { Counters::default() },
         };
-        ["process", "network", "dns", "file"].map(family).to_vec()
+        ["process", "credentials", "network", "dns", "file", "cgroup_file"].map(family).to_vec()
     }
 
     fn stop(&mut self) {

@@ -2,12 +2,15 @@
 //!
 //! Each sensor is started by one small function below; everything else knows only [`Sensor`].
 
-use super::ebpf::{self, EbpfSensor};
+use super::ebpf::{self, EbpfSensor, cgroups::Hierarchy};
+use super::fanotify::{self, FanotifySensor};
 use super::inotify::InotifySensor;
 use super::network::NetworkSensor;
 use super::ptrace::{PtraceConfig, PtraceSensor, WatchdogCommand};
-use super::{Output, Sensor, SensorError, replay::Replay};
+use super::recent::RecentProcesses;
+use super::{Output, Sensor, SensorError, replay::Replay, snapshot};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Hidden subcommand of the agent: the tracer's watchdog, with the agent's process id after it.
 pub const WATCHDOG: &str = "watchdog";
@@ -85,9 +88,38 @@ pub fn start(choice: Choice, options: &SensorOptions, output: Output) -> Result<
 
 /// eBPF with fanotify beside it: both give what the other cannot.
 fn ebpf(options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
-    let memory_limit = options.memory_mib.map(|mib| mib << 20);
-    let sensor = EbpfSensor::start(&ebpf::Options { memory_limit, ..ebpf::Options::default() }, output)?;
-    Ok(Started { sensors: vec![Box::new(sensor)], notes: Vec::new() })
+    let hierarchy = Hierarchy::of_host();
+    let recent = Arc::<RecentProcesses>::default();
+    let mut notes = Vec::new();
+    let files = fanotify::Options { recent: recent.clone(), hierarchy: hierarchy.clone(), skip_own: true };
+    let mut files = FanotifySensor::start(files, output.clone())
+        .map_err(|error| notes.push(format!("fanotify: {error}; what a container writes is not seen")))
+        .ok();
+    let options = ebpf::Options {
+        memory_limit: options.memory_mib.map(|mib| mib << 20),
+        hierarchy: Some(hierarchy),
+        recent: recent.clone(),
+        files: files.as_mut().map(FanotifySensor::roots),
+        ..ebpf::Options::default()
+    };
+    let sensor = EbpfSensor::start(&options, output.clone())?;
+    // After the start, so that no process falls between the two.
+    match snapshot::existing(Some(sensor.hierarchy())) {
+        Ok(existing) => {
+            recent.learn(&existing);
+            if let Some(roots) = &options.files {
+                roots.meet(&existing);
+            }
+            // Nobody reads yet; a full queue must not hold the start.
+            if output.try_send(existing).is_err() {
+                notes.push("the cgroups of running processes are read when they are needed".to_owned());
+            }
+        }
+        Err(error) => notes.push(format!("running processes cannot be listed: {error}")),
+    }
+    let mut sensors: Vec<Box<dyn Sensor>> = vec![Box::new(sensor)];
+    sensors.extend(files.map(|files| Box::new(files) as Box<dyn Sensor>));
+    Ok(Started { sensors, notes })
 }
 
 /// ptrace, with packets and inotify beside it.
@@ -128,4 +160,34 @@ fn watchdog() -> Result<WatchdogCommand, SensorError> {
         |source| SensorError::System { sensor: "ptrace", what: "finding the agent's own program".to_owned(), source };
     let program = std::env::current_exe().map_err(system)?;
     Ok(WatchdogCommand { program, arguments: vec![WATCHDOG.into()] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventKind;
+
+    /// Needs root and BTF.
+    #[test]
+    fn a_node_lacks_only_what_is_not_built_and_knows_who_was_there_before() {
+        let (output, input) = std::sync::mpsc::sync_channel(64);
+        let mut started = start(Choice::Ebpf, &SensorOptions::default(), output).unwrap();
+        assert!(started.notes.is_empty(), "{:?}", started.notes);
+        let families: Vec<_> = started.sensors.iter().flat_map(|sensor| sensor.families()).collect();
+        let missing = crate::detect::types::unavailable(&families);
+        let surprising: Vec<_> =
+            missing.iter().filter(|one| !one.reason.contains("no sensor of this version")).collect();
+        let [release_agent] = &surprising[..] else { panic!("{surprising:?}") };
+        assert_eq!(release_agent.kind, "PrivilegeEscalation:Runtime/CGroupsReleaseAgentModified");
+        started.sensors.iter_mut().for_each(|sensor| sensor.stop());
+        let families: Vec<_> = started.sensors.iter().flat_map(|sensor| sensor.families()).collect();
+        let all = crate::detect::types::TYPES.len();
+        assert_eq!(crate::detect::types::unavailable(&families).len(), all, "a stopped sensor gives nothing");
+        drop(started);
+        let mut events = input.into_iter().flatten();
+        let own = std::process::id();
+        assert!(events.any(|event| {
+            matches!(event.kind, EventKind::Existing(_)) && event.process.is_some_and(|key| key.pid == own)
+        }));
+    }
 }

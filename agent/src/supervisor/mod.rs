@@ -14,12 +14,16 @@
 //! job fails on any container's other exit. It never ends because the child crashed. If it is
 //! killed itself, the child is killed with it. Orphans of the agent (its watchdog) are reaped.
 //!
+//! It keeps the agent's key for the agent, in memory without a path, so that the next agent process is
+//! the same agent to the gateway.
+//!
 //! **Expected flow.** `main` calls [`run`] before it starts any thread, with the arguments that make
 //! the same binary an agent, and returns success.
 
 mod backoff;
 
 use backoff::Backoff;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
@@ -27,6 +31,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -35,6 +40,8 @@ use std::time::{Duration, Instant};
 pub const RESTARTS: &str = "TASUKI_RESTARTS";
 /// Variable in which the child finds why its predecessor ended; absent for the first.
 pub const LAST_EXIT: &str = "TASUKI_LAST_EXIT";
+/// Variable in which the child finds where its key is kept: a path below /proc.
+pub const KEY: &str = "TASUKI_KEY_HOME";
 /// From SIGTERM to SIGKILL: leaves half a second of the promised two.
 const GRACE: Duration = Duration::from_millis(1500);
 /// From SIGKILL to the supervisor's own exit. A child in uninterruptible sleep dies later.
@@ -65,8 +72,18 @@ pub fn run_program(program: &OsString, arguments: &[OsString]) -> io::Result<()>
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
         tracing::warn!(%error, "orphans cannot be reaped");
     }
-    let mut supervisor =
-        Supervisor { signals, program: program.clone(), arguments: arguments.to_vec(), restarts: 0, last_exit: None };
+    // The agent does without: after a restart the gateway then waits for its old key's silence.
+    let key = memfd_create(c"tasuki-key", MFdFlags::MFD_CLOEXEC)
+        .map_err(|error| tracing::warn!(%error, "the agent's key cannot be kept over a restart"))
+        .ok();
+    let mut supervisor = Supervisor {
+        signals,
+        program: program.clone(),
+        arguments: arguments.to_vec(),
+        restarts: 0,
+        last_exit: None,
+        key,
+    };
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
@@ -100,6 +117,7 @@ struct Supervisor {
     arguments: Vec<OsString>,
     restarts: u32,
     last_exit: Option<String>,
+    key: Option<OwnedFd>,
 }
 
 impl Supervisor {
@@ -109,6 +127,11 @@ impl Supervisor {
         if let Some(reason) = &self.last_exit {
             command.env(LAST_EXIT, reason);
         }
+        // The path, and not the descriptor: the child's children inherit nothing.
+        match &self.key {
+            Some(key) => command.env(KEY, format!("/proc/{}/fd/{}", std::process::id(), key.as_raw_fd())),
+            None => command.env_remove(KEY),
+        };
         let parent = rustix::process::getpid();
         // SAFETY: between fork and exec only system calls are made that are async-signal-safe, and
         // nothing is allocated.

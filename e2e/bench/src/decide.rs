@@ -45,8 +45,12 @@ pub fn measure(quick: bool) -> Result<Vec<Row>> {
 }
 
 /// Kinds of change: name in the answer, name for people.
-const KINDS: [(&str, &str); 3] =
-    [("task", "a task"), ("heartbeat", "a node's heartbeat that says nothing new"), ("service", "a service")];
+const KINDS: [(&str, &str); 4] = [
+    ("task", "a task"),
+    ("heartbeat", "a node's heartbeat that says nothing new"),
+    ("service", "a service"),
+    ("node", "a node, which has its whole cluster decided"),
+];
 
 /// Fills a fleet and decides over it.
 pub fn part(tasks: usize, clusters: usize) -> Result<Value> {

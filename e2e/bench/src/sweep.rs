@@ -156,7 +156,7 @@ async fn swept(endpoint: &str) -> Result<Value> {
     let metadata = Metadata { name: "prod".to_owned(), ..Metadata::default() };
     let spec: RuntimeMonitorSpec = serde_json::from_value(json!({"targets": {"ecs": {}}}))?;
     let monitor = Document::RuntimeMonitor(Box::new(Object { metadata, spec }));
-    let (desired, problems) = Desired::compile(&[monitor], GatewaySpec::default(), false, "policy");
+    let (desired, problems) = Desired::compile(&[monitor], GatewaySpec::default(), false, |_| "policy".to_owned());
     ensure!(problems.is_empty(), "{problems:?}");
     let mut decider = Decider::new(Arc::new(desired), Memory::default());
     let mut fleet = Fleet::new(Timestamp::now());

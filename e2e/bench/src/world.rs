@@ -4,7 +4,7 @@
 
 use crate::machine;
 use crate::stats::{median, percentile};
-use crate::table::Row;
+use crate::table::{Row, with_unit};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -86,8 +86,11 @@ async fn exec_to_store(world: &World, sensor: &str, task: &RunningTask, count: u
     // What is missing is told as a figure, not as a failure of the benchmark.
     let found = found.or_else(|_| stored(world, task))?;
     ensure!(!found.is_empty(), "none of {wanted} execs was found");
-    let times: Vec<f64> =
-        found.iter().filter_map(|(path, stored)| Some((stored - begun.get(path)?) as f64 / 1e3)).collect();
+    let since = |part: fn(&Found) -> i64| -> Vec<f64> {
+        found.iter().filter_map(|(path, found)| Some((part(found) - begun.get(path)?) as f64 / 1e3)).collect()
+    };
+    let times = since(|found| found.stored);
+    let seen = median(&since(|found| found.seen));
     let section = "latency";
     let what = |which: &str| {
         format!("{sensor}: exec of a new binary → finding stored by the gateway, {which} of {}", times.len())
@@ -97,19 +100,29 @@ async fn exec_to_store(world: &World, sensor: &str, task: &RunningTask, count: u
     Ok(vec![
         Row::within(section, &what("p50"), p50, "ms", 20.0),
         Row::within(section, &what("p99"), p99, "ms", 100.0),
+        Row::noted(section, &format!("{sensor}: of it until the hook met the exec, p50"), &with_unit(seen, "ms")),
         Row::must(section, &format!("{sensor}: execs without a finding"), &missing.to_string(), "0", missing == 0),
     ])
 }
 
-/// Path of the program and time of storing, microseconds, of every finding of the kind in a task.
-fn stored(world: &World, task: &RunningTask) -> Result<BTreeMap<String, i64>> {
+/// When an exec was met and its finding stored, microseconds since 1970.
+struct Found {
+    seen: i64,
+    stored: i64,
+}
+
+/// Every finding of the kind in a task, by the path of its program.
+fn stored(world: &World, task: &RunningTask) -> Result<BTreeMap<String, Found>> {
     let all = world.json(&["findings", "--limit", "1000", "--type", KIND])?;
     let mut found = BTreeMap::new();
     for finding in all.as_array().into_iter().flatten().filter(|finding| finding["resource"]["task"] == *task.arn) {
         let path = finding["process"]["executable"].as_str().unwrap_or_default();
-        let at: Timestamp = finding["storedAt"].as_str().context("a finding without storedAt")?.parse()?;
+        let time = |field: &str| -> Result<i64> {
+            let text = finding[field].as_str().with_context(|| format!("a finding without {field}"))?;
+            Ok(text.parse::<Timestamp>()?.as_microsecond())
+        };
         if path.starts_with("/tmp/execs/") {
-            found.insert(path.to_owned(), at.as_microsecond());
+            found.insert(path.to_owned(), Found { seen: time("firstSeen")?, stored: time("storedAt")? });
         }
     }
     Ok(found)

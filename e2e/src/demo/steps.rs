@@ -71,8 +71,12 @@ async fn enforce(world: &mut World) -> Result<()> {
         ("report", "Uncovered StandaloneTask"),
     ]);
     verdicts(world, &wanted).await?;
-    let checkout = running(world, FARGATE_CLUSTER, "checkout").await?;
-    ensure!(checkout.containers.iter().any(|name| name == "tasuki-agent"), "checkout carries no sidecar: {checkout:?}");
+    until("the old task of checkout is gone", LIMIT, || async {
+        let task = world.customer.task(FARGATE_CLUSTER, "checkout").await?;
+        Ok(task.filter(|task| task.containers.iter().any(|name| name == "tasuki-agent")))
+    })
+    .await?;
+    screen::seen("checkout runs with the sidecar, by one new deployment that was watched to its end");
     show(world, &["coverage"])
 }
 

@@ -72,7 +72,9 @@ async fn what_the_definition_lacks_is_named_and_nothing_is_registered() {
     world.definition("roleless", true, |definition| {
         drop(definition.as_object_mut().unwrap().remove("executionRoleArn"))
     });
-    world.definition("full", true, |definition| definition["containerDefinitions"][0]["memory"] = json!(1024));
+    world.definition("full", true, |definition| {
+        definition["containerDefinitions"][0]["memoryReservation"] = json!(1000)
+    });
     for service in ["roleless", "full"] {
         world.service("shop", service, "FARGATE", 1);
     }
@@ -109,7 +111,12 @@ async fn garbage_duplicates_and_late_events_change_nothing_but_counters() {
     assert!(metrics.contains(wanted), "{metrics}");
     assert_eq!(world.revisions("web-tasuki"), 1, "nothing was done twice");
     let view = world.view();
-    assert_eq!(view.tasks.iter().filter(|task| task.workload == "web").count(), 1, "{:#?}", view.tasks);
+    assert_eq!(
+        view.tasks.iter().filter(|t| t.workload == "web" && t.verdict != Verdict::Missed).count(),
+        1,
+        "{:#?}",
+        view.tasks
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,12 +165,12 @@ async fn malformed_yaml_keeps_the_last_good_version_in_force() {
     world.verdict("web", Verdict::Covered, "").await;
     let before = world.view().desired.clone();
     world.monitor("prod", "Enforce", "1.0.0", |spec| spec["rollout"]["deadlin"] = json!("1m"));
-    let problem = world.until("the problem is shown", |world| world.view().problems.first().cloned()).await;
+    let problem = world.until("the problem is shown", |world| world.problems().first().cloned()).await;
     assert!(problem.message.contains("deadlin") && problem.message.contains("deadline"), "{problem:?}");
     assert_eq!(world.verdict("web", Verdict::Covered, "").await.monitor.as_deref(), Some("prod"));
     assert_eq!(world.view().desired, before, "what is in force is what was");
     world.monitor("prod", "Enforce", "1.0.0", |_| {});
-    world.until("the problem is gone", |world| world.view().problems.is_empty().then_some(())).await;
+    world.until("the problem is gone", |world| world.problems().is_empty().then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +179,7 @@ async fn two_monitors_of_one_priority_are_a_problem_of_both() {
     world.monitor("twin", "Observe", "1.0.0", |_| {});
     world.start().await;
     let problems = world.until("both have it", |world| {
-        let problems = world.view().problems.clone();
+        let problems = world.problems();
         let has = |name: &str| problems.iter().any(|problem| problem.subject == format!("RuntimeMonitor/{name}"));
         (has("prod") && has("twin")).then_some(problems)
     });

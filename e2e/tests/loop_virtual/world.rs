@@ -3,13 +3,12 @@
 
 use crate::agents::Agents;
 use crate::wire::Wire;
-use base64::Engine as _;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tasuki::cli::{LogFormat, RunArgs};
-use tasuki::engine::{Controller, Request, Surroundings, View};
+use tasuki::engine::{Controller, ProblemView, Request, Surroundings, View};
 use tasuki::gateway::{self, StsEndpoint};
 use tasuki_api::coverage::{TaskCoverage, Verdict};
 use tasuki_cloud::auth::identity::Caller;
@@ -27,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Repository of the agent's image.
-pub const REPOSITORY: &str = "registry.example.test/tasuki-agent";
+pub const REPOSITORY: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com/tasuki-agent";
 /// How long a condition may take on a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(80);
 
@@ -299,6 +298,12 @@ impl World {
         self.controller().engine().view.borrow().clone()
     }
 
+    /// What is wrong with the desired state, but for the scope's large share.
+    pub fn problems(&self) -> Vec<ProblemView> {
+        let view = self.view();
+        view.problems.iter().filter(|problem| problem.subject != "AwsScope/local").cloned().collect()
+    }
+
     pub async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> T {
         let (sender, receiver) = oneshot::channel();
         assert!(self.controller().engine().requests.send(request(sender)).await.is_ok(), "the engine takes requests");
@@ -336,7 +341,9 @@ impl World {
         let what = format!("{workload} is {verdict:?} {reason}");
         self.until(&what, |world| {
             let view = world.view();
-            let mut tasks = view.tasks.iter().filter(|task| task.workload == workload);
+            // What was there before the agent came may have ended meanwhile, unseen.
+            let other = |task: &TaskCoverage| verdict == Verdict::Missed || task.verdict != Verdict::Missed;
+            let mut tasks = view.tasks.iter().filter(|task| task.workload == workload && other(task));
             let first = tasks.next()?;
             let is = |task: &TaskCoverage| task.verdict == verdict && task.reason.map_or("", |r| r.name()) == reason;
             (is(first) && tasks.all(is)).then(|| first.clone())
@@ -346,11 +353,5 @@ impl World {
 
     pub fn faults(&self, faults: Faults) {
         self.cloud.set_faults(faults);
-    }
-
-    /// PEM of the gateway's authority.
-    pub fn authority(&self) -> String {
-        let text = self.controller().gateway().authority().unwrap();
-        String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text).unwrap()).unwrap()
     }
 }

@@ -22,6 +22,7 @@ mod tests;
 pub use counters::Filtered;
 pub use rings::RingSizes;
 
+use super::fanotify::Roots;
 use super::recent::RecentProcesses;
 use super::{Output, Sensor, SensorError};
 use aya::maps::RingBuf;
@@ -56,6 +57,11 @@ pub struct Options {
     pub skip_own: bool,
     /// The cgroup hierarchy that names tasks, where it is not the one that this host's mounts suggest.
     pub hierarchy: Option<Hierarchy>,
+    /// Where processes are remembered for sensors that only get process ids.
+    pub recent: Arc<RecentProcesses>,
+    /// The file sensor that is told of new containers, and whose events come before the execs of
+    /// what was written.
+    pub files: Option<Arc<Roots>>,
 }
 
 impl Default for Options {
@@ -70,6 +76,8 @@ impl Default for Options {
             process_burst: 80_000,
             skip_own: true,
             hierarchy: None,
+            recent: Arc::default(),
+            files: None,
         }
     }
 }
@@ -113,10 +121,10 @@ impl EbpfSensor {
         let mut ring = |name| RingBuf::try_from(take(&mut loaded, name)?).map_err(map_error);
         let readable = Rings { network: ring("NETWORK")?, dns: ring("DNS")?, process: ring("PROCESS")? };
         let shared = Arc::new(Shared::default());
-        let recent = Arc::new(RecentProcesses::default());
+        let recent = Arc::clone(&options.recent);
         let reader = {
-            let (shared, recent) = (Arc::clone(&shared), Arc::clone(&recent));
-            reader::spawn("tasuki-ebpf", move || reader::run(readable, &output, &shared, &recent)).map_err(
+            let (shared, recent, files) = (Arc::clone(&shared), Arc::clone(&recent), options.files.clone());
+            reader::spawn("tasuki-ebpf", move || reader::run(readable, &output, &shared, &recent, files)).map_err(
                 |source| SensorError::System { sensor: NAME, what: "starting the reader thread".into(), source },
             )?
         };
@@ -160,6 +168,7 @@ impl EbpfSensor {
 
     fn family(&self, family: Family) -> FamilyState {
         let (programs, hook) = self.hooks(family);
+        let mut hook = hook;
         let mut reasons: Vec<_> = match &self.loaded {
             None => vec!["the sensor was stopped".to_owned()],
             Some(loaded) => programs
@@ -167,6 +176,10 @@ impl EbpfSensor {
                 .filter_map(|name| loaded.problem(name).map(|reason| format!("{name}: {reason}")))
                 .collect(),
         };
+        // One program of several that fails leaves a gap; all of them leave nothing.
+        if self.loaded.is_none() || reasons.len() == programs.len() {
+            hook = "";
+        }
         let counters = self.counters.read(family).map(|(counters, _)| counters).unwrap_or_else(|error| {
             reasons.push(format!("its counters cannot be read: {error}"));
             Counters::default()

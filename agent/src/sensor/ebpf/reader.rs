@@ -7,6 +7,7 @@
 use super::decode::decode;
 use crate::event::Event;
 use crate::sensor::Output;
+use crate::sensor::fanotify::Roots;
 use crate::sensor::recent::RecentProcesses;
 use aya::maps::{MapData, RingBuf};
 use std::io;
@@ -43,7 +44,13 @@ pub(super) struct Shared {
 }
 
 /// Runs until it is told to stop; then empties the rings once more.
-pub(super) fn run(mut rings: Rings, output: &Output, shared: &Shared, recent: &Arc<RecentProcesses>) {
+pub(super) fn run(
+    mut rings: Rings,
+    output: &Output,
+    shared: &Shared,
+    recent: &RecentProcesses,
+    files: Option<Arc<Roots>>,
+) {
     let mut last = false;
     loop {
         let stopping = shared.stop.load(Ordering::Acquire);
@@ -62,6 +69,12 @@ pub(super) fn run(mut rings: Rings, output: &Output, shared: &Shared, recent: &A
         }
         events.sort_by_key(|event| event.time);
         recent.learn(&events);
+        if let Some(files) = &files {
+            // A file is closed by its writer before it can be executed, so what was closed before
+            // these events is in the file sensor's queue by now, and goes first.
+            files.meet(&events);
+            files.catch_up();
+        }
         if !hand_over(events, output, shared) {
             return;
         }

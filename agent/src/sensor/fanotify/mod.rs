@@ -1,7 +1,7 @@
 //! The `fanotify` sensor: files written on the file systems of containers, with the path as the
 //! container sees it and the process that did it.
 //!
-//! A file system is watched as a whole by one mark, through any path on it (for a container:
+//! `roots` chooses the file systems. A file system is watched as a whole by one mark, through any path on it (for a container:
 //! `/proc/<pid>/root`). Reported when a file that was open for writing is closed: before that it
 //! cannot be executed (ETXTBSY), and one event stands for all writes.
 //!
@@ -9,8 +9,11 @@
 //! refused on overlay); the time is when the agent read the event; the path is the one that the
 //! file has then. A process that ended already is known only if another sensor saw it start.
 
+mod roots;
 #[cfg(test)]
 mod tests;
+
+pub use roots::Roots;
 
 use super::ebpf::cgroups::Hierarchy;
 use super::recent::RecentProcesses;
@@ -23,9 +26,9 @@ use nix::sys::fanotify::{EventFFlags, Fanotify, FanotifyEvent, InitFlags, MarkFl
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::TrySendError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tasuki_api::agent::{Counters, FamilyState, SensorState};
@@ -53,8 +56,8 @@ struct Shared {
 
 /// A running `fanotify` sensor.
 pub struct FanotifySensor {
-    /// `None` after a stop: closing the group takes its marks away.
-    group: Option<Arc<Fanotify>>,
+    queue: Arc<Queue>,
+    roots: Option<Arc<Roots>>,
     wake: Arc<EventFd>,
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
@@ -88,21 +91,29 @@ impl FanotifySensor {
         let system = |what: &str, source| SensorError::System { sensor: NAME, what: what.to_owned(), source };
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|error| system("making an eventfd", error.into()))?;
-        let (group, wake, shared) = (Arc::new(group), Arc::new(wake), Arc::new(Shared::default()));
+        let (wake, shared) = (Arc::new(wake), Arc::new(Shared::default()));
         let worker = Worker {
-            group: Arc::clone(&group),
-            wake: Arc::clone(&wake),
+            group: Some(Arc::new(group)),
             shared: Arc::clone(&shared),
             own: options.skip_own.then(std::process::id),
             options,
             output,
             waiting: VecDeque::new(),
         };
-        let reader = std::thread::Builder::new()
-            .name("tasuki-fanotify".to_owned())
-            .spawn(move || worker.run())
-            .map_err(|error| system("starting the reader thread", error))?;
-        Ok(Self { group: Some(group), wake, shared, reader: Some(reader) })
+        let queue = Arc::new(Queue(Mutex::new(worker)));
+        let reader = {
+            let (queue, wake, shared) = (Arc::clone(&queue), Arc::clone(&wake), Arc::clone(&shared));
+            std::thread::Builder::new()
+                .name("tasuki-fanotify".to_owned())
+                .spawn(move || queue.run(&wake, &shared))
+                .map_err(|error| system("starting the reader thread", error))?
+        };
+        Ok(Self { queue, roots: None, wake, shared, reader: Some(reader) })
+    }
+
+    /// What chooses the file systems of containers as their processes are met.
+    pub fn roots(&mut self) -> Arc<Roots> {
+        Arc::clone(self.roots.get_or_insert_with(|| Arc::new(Roots::new(Arc::clone(&self.queue)))))
     }
 
     /// Watches the file system that `path` is on. Watching it again changes nothing. The kernel
@@ -123,16 +134,10 @@ impl FanotifySensor {
     }
 
     fn mark(&self, operation: MarkFlags, path: &Path) -> Result<(), SensorError> {
+        let group = self.queue.group().ok_or_else(stopped)?;
         let flags = operation | MarkFlags::FAN_MARK_FILESYSTEM;
-        let stopped = || SensorError::Unavailable { sensor: NAME, reason: "it was stopped".to_owned() };
-        let group = self.group.as_ref().ok_or_else(stopped)?;
-        group.mark(flags, MaskFlags::FAN_CLOSE_WRITE, nix::fcntl::AT_FDCWD, Some(path)).map_err(|error| {
-            SensorError::System {
-                sensor: NAME,
-                what: format!("fanotify mark of the file system at {}", path.display()),
-                source: error.into(),
-            }
-        })
+        let marked = group.mark(flags, MaskFlags::FAN_CLOSE_WRITE, nix::fcntl::AT_FDCWD, Some(path));
+        marked.map_err(|error| not_marked(path, error))
     }
 
     /// Events whose process was gone before anyone could say who it was.
@@ -147,6 +152,15 @@ impl FanotifySensor {
             (load(&self.shared.submitted), load(&self.shared.own), load(&self.shared.overflows));
         Counters { seen: load(&self.shared.seen), submitted, filtered, ring_full, ..Counters::default() }
     }
+}
+
+fn stopped() -> SensorError {
+    SensorError::Unavailable { sensor: NAME, reason: "it was stopped".to_owned() }
+}
+
+fn not_marked(path: &Path, error: nix::errno::Errno) -> SensorError {
+    let what = format!("fanotify mark of the file system at {}", path.display());
+    SensorError::System { sensor: NAME, what, source: error.into() }
 }
 
 impl Sensor for FanotifySensor {
@@ -170,11 +184,13 @@ impl Sensor for FanotifySensor {
     }
 
     fn families(&self) -> Vec<FamilyState> {
+        let stopped = self.reader.is_none();
+        let refused = self.roots.as_ref().and_then(|roots| roots.problem());
         vec![FamilyState {
             name: "file".into(),
-            hook: "fanotify/FAN_CLOSE_WRITE".into(),
+            hook: if stopped { "" } else { "fanotify/FAN_CLOSE_WRITE" }.into(),
             tier: Some(0),
-            problem: self.reader.is_none().then(|| "the sensor was stopped".to_owned()),
+            problem: if stopped { Some("the sensor was stopped".to_owned()) } else { refused },
             counters: self.counters(),
         }]
     }
@@ -186,7 +202,8 @@ impl Sensor for FanotifySensor {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
-        self.group = None;
+        // Closing the group takes its marks away.
+        self.queue.lock().group = None;
     }
 }
 
@@ -196,15 +213,61 @@ impl Drop for FanotifySensor {
     }
 }
 
+#[derive(Debug)]
 struct Waiting {
     pid: u32,
     since: Instant,
     event: Event,
 }
 
+/// The kernel's queue and who reads it: one at a time, so that events keep their order.
+#[derive(Debug)]
+struct Queue(Mutex<Worker>);
+
+/// What one look at the queue found.
+struct Look {
+    /// There was something.
+    read: bool,
+    /// Some events wait for a name.
+    waiting: bool,
+    /// Somebody takes events.
+    taken: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Worker> {
+        // A look that panicked loses its batch and leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` once the sensor was stopped.
+    fn group(&self) -> Option<Arc<Fanotify>> {
+        self.lock().group.clone()
+    }
+
+    fn run(&self, wake: &EventFd, shared: &Shared) {
+        let Some(group) = self.group() else { return };
+        loop {
+            let stopping = shared.stop.load(Ordering::Acquire);
+            let look = self.lock().look(stopping);
+            if !look.taken || stopping {
+                return;
+            }
+            if !look.read {
+                let timeout = if look.waiting { PollTimeout::from(RETRY_MS) } else { PollTimeout::NONE };
+                let mut descriptors =
+                    [PollFd::new(group.as_fd(), PollFlags::POLLIN), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+                // An interrupted wait is an early one.
+                let _ = poll(&mut descriptors, timeout);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Worker {
-    group: Arc<Fanotify>,
-    wake: Arc<EventFd>,
+    /// `None` after a stop.
+    group: Option<Arc<Fanotify>>,
     shared: Arc<Shared>,
     own: Option<u32>,
     options: Options,
@@ -213,27 +276,19 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self) {
-        loop {
-            let stopping = self.shared.stop.load(Ordering::Acquire);
-            let mut events = Vec::new();
-            let read = self.read(&mut events);
-            self.settle(stopping, &mut events);
-            if !events.is_empty() && !self.hand_over(events) {
-                return;
-            }
-            if stopping {
-                return;
-            }
-            if !read {
-                self.wait();
-            }
-        }
+    /// Reads what is there and hands over what has a name, or will get none.
+    fn look(&mut self, stopping: bool) -> Look {
+        let mut events = Vec::new();
+        let read = self.read(&mut events);
+        self.settle(stopping, &mut events);
+        let taken = events.is_empty() || self.hand_over(events);
+        Look { read, waiting: !self.waiting.is_empty(), taken }
     }
 
     /// Reads what is there; gives whether there was anything.
     fn read(&mut self, events: &mut Vec<Event>) -> bool {
-        match self.group.read_events() {
+        let Some(group) = self.group.clone() else { return false };
+        match group.read_events() {
             Ok(found) => {
                 for one in &found {
                     self.take(one, events);
@@ -293,14 +348,6 @@ impl Worker {
                 None => self.waiting.push_back(one),
             }
         }
-    }
-
-    fn wait(&self) {
-        let timeout = if self.waiting.is_empty() { PollTimeout::NONE } else { PollTimeout::from(RETRY_MS) };
-        let mut descriptors =
-            [PollFd::new(self.group.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
-        // An interrupted wait is an early one.
-        let _ = poll(&mut descriptors, timeout);
     }
 
     fn hand_over(&self, events: Vec<Event>) -> bool {

@@ -74,8 +74,7 @@ fn a_process_that_is_gone_is_told_by_another_sensor_or_given_up() {
     let (output, _input) = sync_channel(1);
     let recent = Arc::new(RecentProcesses::default());
     let mut worker = Worker {
-        group: Arc::new(Fanotify::init(InitFlags::FAN_CLASS_NOTIF, EventFFlags::O_RDONLY).unwrap()),
-        wake: Arc::new(EventFd::new().unwrap()),
+        group: Some(Arc::new(Fanotify::init(InitFlags::FAN_CLASS_NOTIF, EventFFlags::O_RDONLY).unwrap())),
         shared: Arc::default(),
         own: None,
         options: Options { recent: Arc::clone(&recent), hierarchy: Hierarchy::of_host(), skip_own: false },
@@ -200,4 +199,46 @@ fn the_path_is_the_containers_own() {
     let EventKind::File(file) = event.kind else { panic!("{:?}", event.kind) };
     assert_eq!(file.path, "/app/dropped");
     assert_eq!(file.file.unwrap().upper, Some(true));
+}
+
+/// A container is met by its exec; what it wrote is handed on before, with its writer, although the
+/// writer is gone and the reader has not looked.
+#[test]
+fn a_container_that_is_met_is_watched_and_its_writes_come_before_what_runs_next() {
+    let (mut sensor, input, recent) = start(true);
+    let roots = sensor.roots();
+    let script =
+        "mount -t tmpfs own /tmp; echo ready; read line; echo x > /tmp/dropped & wait; echo written; read line";
+    let mut container = Command::new("unshare")
+        .args(["--mount", "/bin/sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = std::io::BufReader::new(container.stdout.take().unwrap());
+    let mut line = |expected: &str| {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        assert_eq!(line.trim(), expected);
+    };
+    line("ready");
+    let existing = super::super::snapshot::existing(None).unwrap();
+    recent.learn(&existing);
+    roots.meet(&existing);
+    std::io::Write::write_all(container.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    line("written");
+    roots.catch_up();
+    let event = wait(&input, "/tmp/dropped");
+    let EventKind::File(file) = &event.kind else { panic!("{:?}", event.kind) };
+    assert_eq!(file.operation, FileOperation::Write);
+    // The root of this "container" is the host's own, and is not watched.
+    let outside = tempfile::tempdir().unwrap();
+    let written = Command::new("/bin/sh").args(["-c", "echo x > hosts"]).current_dir(outside.path()).status().unwrap();
+    assert!(written.success());
+    drop(container.stdin.take());
+    container.wait().unwrap();
+    sensor.stop();
+    let others: Vec<_> = input.try_iter().flatten().collect();
+    assert!(others.is_empty(), "{others:?}");
+    assert_eq!(sensor.families()[0].problem.as_deref(), Some("the sensor was stopped"));
 }

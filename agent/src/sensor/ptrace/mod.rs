@@ -176,7 +176,17 @@ impl Sensor for PtraceSensor {
         SensorState { name: NAME.to_owned(), whole: detail.is_none(), detail: detail.map(str::to_owned) }
     }
 
+    /// Where the application waits for the agent, there is no process to trace at first.
+    fn blind(&self) -> Option<String> {
+        let watched = !self.ended() && self.watched();
+        if watched { None } else { self.state().detail }
+    }
+
     fn families(&self) -> Vec<FamilyState> {
+        if self.ended() {
+            let gone = "the tracer has ended: the agent must be started anew".to_owned();
+            return vec![FamilyState { hook: String::new(), problem: Some(gone), ..self.report.family() }];
+        }
         vec![self.report.family()]
     }
 

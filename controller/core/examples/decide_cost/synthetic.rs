@@ -28,7 +28,7 @@ pub fn fleet(tasks: usize, clusters: usize, now: Timestamp) -> Fleet {
 
 /// A decider with one monitor on everything, which has decided nothing.
 pub fn decider() -> Decider {
-    let (desired, problems) = Desired::compile(&[monitor()], GatewaySpec::default(), false, "policy");
+    let (desired, problems) = Desired::compile(&[monitor()], GatewaySpec::default(), false, |_| "policy".to_owned());
     assert!(problems.is_empty(), "{problems:?}");
     Decider::new(Arc::new(desired), Memory::default())
 }

@@ -8,7 +8,7 @@ use super::verdict::{Changed, Tally, TaskVerdict};
 use super::view::{ClusterView, WantedCache, WorkloadView, World};
 use crate::action::{Action, ActionKind};
 use crate::desired::Desired;
-use crate::fleet::{Applied, ClusterState, Fleet, Str, TaskState};
+use crate::fleet::{Applied, ClusterState, Fleet, LaunchType, Str, TaskState, is};
 use crate::memory::Memory;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -310,20 +310,40 @@ fn judge_workload(
     cluster: &ClusterView<'_>,
     group: &Str,
     tasks: &BTreeMap<Str, TaskState>,
-    before: Vec<(Str, TaskVerdict)>,
+    mut before: Vec<(Str, TaskVerdict)>,
     decision: &mut Decision,
 ) -> Vec<(Str, TaskVerdict)> {
-    let mut after = Vec::with_capacity(tasks.len());
-    let mut before = before.into_iter().peekable();
-    let mut view: Option<WorkloadView<'_, '_>> = None;
     // The key that lives as long as the fleet, not the caller's copy.
-    let Some((group, _)) = cluster.state.workloads.get_key_value(group) else { return after };
-    for (arn, state) in tasks {
+    let Some((group, _)) = cluster.state.workloads.get_key_value(group) else { return Vec::new() };
+    let mut view: Option<WorkloadView<'_, '_>> = None;
+    let mut judged = |state: &TaskState| {
         let workload = match &mut view {
             Some(workload) if workload.launch == state.task.launch => workload,
             _ => view.insert(WorkloadView::new(cluster, group, state.task.launch)),
         };
-        let mut verdict = judge(workload, state, &mut Silent);
+        judge(workload, state, &mut Silent)
+    };
+    // Mostly the tasks are those of the last time, under the very same keys: then the verdicts
+    // change where they lie, and a hundred thousand names are neither compared nor counted anew.
+    let same = before.len() == tasks.len() && before.iter().zip(tasks.keys()).all(|((held, _), arn)| is(held, arn));
+    if same {
+        let mut ahead = tasks.values();
+        for (at, ((arn, held), state)) in before.iter_mut().zip(tasks.values()).enumerate() {
+            if at.is_multiple_of(SIDE_BY_SIDE) {
+                fetch(cluster.world.fleet, ahead.by_ref().take(SIDE_BY_SIDE));
+            }
+            let mut verdict = judged(state);
+            let old = std::mem::replace(held, verdict);
+            keep_since(&old, &mut verdict);
+            held.since = verdict.since;
+            note(cluster.arn, group, arn, Some(old), verdict, decision);
+        }
+        return before;
+    }
+    let mut after = Vec::with_capacity(tasks.len());
+    let mut before = before.into_iter().peekable();
+    for (arn, state) in tasks {
+        let mut verdict = judged(state);
         while let Some((task, old)) = before.next_if(|(held, _)| held < arn) {
             gone(cluster.arn, group, vec![(task, old)], decision);
         }
@@ -336,6 +356,28 @@ fn judge_workload(
     }
     gone(cluster.arn, group, before.collect(), decision);
     after
+}
+
+/// Tasks that [`fetch`] touches at once: what a core keeps in its nearest cache, with room to spare.
+const SIDE_BY_SIDE: usize = 16;
+
+/// Touches what judging these tasks will read. A large fleet lies outside the caches, and judging
+/// waits for one place in memory before it knows the next; these reads do not depend on each
+/// other, so the processor makes them side by side. It is a third of the time of a full decision.
+fn fetch<'a>(fleet: &Fleet, tasks: impl Iterator<Item = &'a TaskState>) {
+    let mut touched = 0_usize;
+    let mut batch: [Option<&TaskState>; SIDE_BY_SIDE] = [None; SIDE_BY_SIDE];
+    for (place, state) in batch.iter_mut().zip(tasks) {
+        touched ^= state.task.containers.len() ^ usize::from(state.task.launch == LaunchType::Fargate);
+        touched ^= usize::from(state.agents.first().is_some());
+        *place = Some(state);
+    }
+    for state in batch.into_iter().flatten() {
+        touched ^= state.task.containers.iter().map(|container| container.name.len()).sum::<usize>();
+        let agent = state.agents.first().and_then(|id| fleet.agent(*id));
+        touched ^= agent.map_or(0, |agent| agent.report.task.len() ^ usize::from(agent.digest.whole));
+    }
+    std::hint::black_box(touched);
 }
 
 fn keep_since(before: &TaskVerdict, after: &mut TaskVerdict) {

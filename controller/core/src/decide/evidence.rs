@@ -3,7 +3,7 @@
 use super::trace::{Source, Trace};
 use super::view::World;
 use crate::action::SIDECAR;
-use crate::desired::{Monitor, Version};
+use crate::desired::Monitor;
 use crate::fleet::{Agent, AgentId, Container, TaskState};
 use jiff::SignedDuration;
 use tasuki_api::coverage::{Depth, Placement, Reason};
@@ -41,7 +41,7 @@ pub(super) fn weakness<T: Trace>(
     }
     trace.fact(Source::Agent, heard, || format!("version {}", heartbeat.version));
     if let Some(minimum) = &monitor.minimum_version
-        && Version::parse(&heartbeat.version).is_none_or(|v| v < *minimum)
+        && agent.digest.number.as_ref().is_none_or(|version| version < minimum)
     {
         trace.detail(|| {
             let wanted = monitor.spec.agent.as_ref().and_then(|a| a.minimum_version.as_deref()).unwrap_or("?");

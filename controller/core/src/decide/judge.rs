@@ -117,9 +117,9 @@ fn tell_currency<T: Trace>(
     let owner = owner_of(workload, monitor, agent);
     let wanted = owner.spec.agent.as_ref().map(|a| a.version.as_str());
     let policy = &*owner.policy_hash;
-    verdict.currency = Some(if wanted.is_some_and(|v| v != heartbeat.version) {
+    verdict.currency = Some(if wanted.is_some_and(|v| v != &*agent.digest.version) {
         Currency::Outdated
-    } else if !policy.is_empty() && heartbeat.policy != policy {
+    } else if !policy.is_empty() && &*agent.digest.policy != policy {
         Currency::Stale
     } else {
         Currency::Current
@@ -137,8 +137,7 @@ fn owner_of<'m>(workload: &'m WorkloadView<'_, '_>, monitor: &'m Monitor, agent:
     if agent.report.kind == AgentKind::Sidecar || desired.monitors.len() < 2 {
         return monitor;
     }
-    let owner = desired.select_cluster(cluster.cluster, workload.launch).and_then(|m| desired.monitors.get(m));
-    owner.unwrap_or(monitor)
+    cluster.daemon_owner(workload.launch).unwrap_or(monitor)
 }
 
 /// Younger than its grace, counted from when it runs.
@@ -252,6 +251,14 @@ fn on_node<T: Trace>(
     }
     if young {
         return STARTING;
+    }
+    // ECS waits longer and longer between two tries: what failed last is why there is none now.
+    let fallen = state.task.node.as_deref().and_then(|node| world.fleet.fallen_agent(node, world.now));
+    if let Some(fallen) = fallen {
+        trace.fact(Source::Ecs, Some(fallen.at), || "the last agent task on the node failed".to_owned());
+        if let Some(reason) = container_failure(&fallen.value, trace) {
+            return unhealthy(reason);
+        }
     }
     if let Some(agent) = heard {
         trace.detail(|| format!("the node's agent is silent since {}", agent.report.received_at));

@@ -127,6 +127,35 @@ fn currency_is_not_health() {
 }
 
 #[test]
+fn a_node_agent_that_cannot_start_is_named_between_its_tries() {
+    let on_node = |mut task: Task| {
+        (task.node, task.launch) = (Some(node_arn("n")), LaunchType::Ec2);
+        task
+    };
+    let mut failed = on_node(with_sidecar(task("agent", "tasuki")));
+    failed.containers.retain(|container| &*container.name == SIDECAR);
+    (failed.status, failed.desired_stopped, failed.stop_code) =
+        (TaskStatus::Stopped, true, Some("TaskFailedToStart".into()));
+    failed.containers[0].status = "STOPPED".into();
+    failed.containers[0].reason = Some("CannotPullContainerError: manifest unknown".into());
+    let mut known = vec![
+        of_node(node("n")),
+        of_service(daemon_service("tasuki", "tasuki:1")),
+        of_task(on_node(task("a", "shop"))),
+        of_task(failed.clone()),
+    ];
+    let fleet_of = |changes: &[Change]| fleet(changes.to_vec());
+    let row = judged(&enforce(), &fleet_of(&known), "a", 300);
+    assert_eq!((row.verdict, row.reason), (Verdict::Unhealthy, Some(Reason::ImagePullFailed)), "{row:?}");
+    assert!(row.detail.unwrap().contains("manifest unknown"));
+    // Believed for ten minutes, and only where it ended by itself.
+    assert_eq!(verdict(&enforce(), &fleet_of(&known), "a", 600), uncovered(Reason::NodeWithoutAgent));
+    failed.stop_code = Some("ServiceSchedulerInitiated".into());
+    known[3] = of_task(failed);
+    assert_eq!(verdict(&enforce(), &fleet_of(&known), "a", 300), uncovered(Reason::NodeWithoutAgent));
+}
+
+#[test]
 fn a_policy_is_compared_with_the_monitors_own() {
     let fleet = fleet(vec![of_task(with_sidecar(task("a", "shop"))), of_agent(sidecar_report("a", at(1000)))]);
     let documents = [monitor("another", |_| {}), monitor("prod", |spec| spec["priority"] = json!(200))];
@@ -371,4 +400,33 @@ fn observing_and_freezing_ask_for_no_change() {
         assert_eq!(changing.len(), creates, "{mode} {frozen} {paused}: {changing:?}");
         assert!(changing.iter().all(|a| matches!(a.kind, ActionKind::CreateDaemon { .. })));
     }
+}
+
+#[test]
+fn deciding_again_changes_verdicts_in_place_and_tells_only_what_changed() {
+    // More tasks than are looked at side by side, and a number that does not divide by it.
+    let ids: Vec<String> = (0..41).map(|n| format!("t{n:02}")).collect();
+    let mut changes = vec![of_service(service("web"))];
+    changes.extend(ids.iter().map(|id| of_task(with_sidecar(task(id, "web")))));
+    changes.extend(ids.iter().map(|id| of_agent(sidecar_report(id, at(90)))));
+    let mut fleet = fleet(changes);
+    let mut decider = Decider::new(desired(&enforce()), Memory::default());
+    assert_eq!(decider.decide_all(&fleet, at(100)).changed.len(), 41);
+
+    let again = decider.decide_all(&fleet, at(110));
+    assert!(again.changed.is_empty(), "{:?}", again.changed);
+    let held = |decider: &Decider, id: &str| *decider.verdict(CLUSTER, "service:web", &task_arn(id)).unwrap();
+    assert!(ids.iter().all(|id| held(&decider, id).since == at(100)), "since the first time");
+
+    let mut exited = with_sidecar(task("t17", "web"));
+    exited.version = 4;
+    exited.containers[1].status = "STOPPED".into();
+    fleet.apply(of_task(exited), at(115));
+    fleet.apply(of_task(task("t99", "web")), at(115));
+    let after = decider.decide_all(&fleet, at(120));
+    let told: Vec<_> = after.changed.iter().map(|c| (c.task.clone(), c.before.is_some())).collect();
+    assert_eq!(told, [(task_arn("t17"), true), (task_arn("t99"), false)]);
+    assert_eq!((held(&decider, "t17").verdict, held(&decider, "t17").since), (Verdict::Unhealthy, at(120)));
+    assert_eq!((held(&decider, "t40").verdict, held(&decider, "t40").since), (Verdict::Covered, at(100)));
+    assert_eq!(decider.tally().counts(None).covered, 40);
 }

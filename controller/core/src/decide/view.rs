@@ -63,12 +63,24 @@ pub(super) struct ClusterView<'a> {
     pub cluster: &'a Cluster,
     pub state: &'a ClusterState,
     daemons: OnceCell<HashMap<&'a str, Vec<&'a TaskState>>>,
+    /// By launch type.
+    owners: [OnceCell<Option<usize>>; 4],
 }
 
 impl<'a> ClusterView<'a> {
     pub fn new(world: World<'a>, arn: &'a Str, state: &'a ClusterState) -> Option<Self> {
         let cluster = &state.cluster.as_ref()?.value;
-        Some(Self { world, arn, cluster, state, daemons: OnceCell::new() })
+        Some(Self { world, arn, cluster, state, daemons: OnceCell::new(), owners: Default::default() })
+    }
+
+    /// The monitor that owns the cluster's daemon on nodes of this launch type: asked for once, not
+    /// for each task that is watched from a node.
+    pub fn daemon_owner(&self, launch: LaunchType) -> Option<&'a Monitor> {
+        let desired = self.world.desired;
+        // One place a launch type, in the order of the discriminants.
+        let owner = self.owners.get(launch as usize)?;
+        let index = *owner.get_or_init(|| desired.select_cluster(self.cluster, launch));
+        index.and_then(|index| desired.monitors.get(index))
     }
 
     /// Daemon tasks on a node.

@@ -1,7 +1,8 @@
 //! Taking one change: what is newer wins, what is old or told twice is ignored.
 
-use super::{AgentId, AgentReport, Change, Definition, Fleet, Node, Obstruction, Place, Seen, Service, Str};
+use super::{AgentId, AgentReport, Change, Definition, Digest, Fleet, Node, Obstruction, Place, Seen, Service, Str};
 use super::{Task, TaskState, TaskStatus};
+use crate::action::{SIDECAR, is_daemon_service};
 use jiff::Timestamp;
 use tasuki_api::coverage::Reason;
 
@@ -48,6 +49,10 @@ impl Applied {
 /// every state (ACTIVATING, DEACTIVATING and STOPPING raise none).
 fn order(task: &Task) -> (bool, i64, TaskStatus) {
     (task.status == TaskStatus::Stopped, task.version, task.status)
+}
+
+fn is_daemon(task: &Task) -> bool {
+    task.service_name().is_some_and(is_daemon_service)
 }
 
 impl Fleet {
@@ -150,6 +155,9 @@ impl Fleet {
             return self.end_task(task, now);
         }
         self.interner.share_task(&mut task);
+        if task.status == TaskStatus::Running && is_daemon(&task) {
+            task.node.as_ref().map(|node| self.fallen.remove(node));
+        }
         let arn = task.arn.clone();
         let place = Place { cluster: task.cluster.clone(), within: task.group.clone() };
         if let Some(old) = self.tasks.get(&arn)
@@ -181,6 +189,7 @@ impl Fleet {
 
     /// Turns a task into a tombstone, once.
     pub(super) fn end_task(&mut self, mut task: Box<Task>, now: Timestamp) -> Applied {
+        self.note_fallen(&task, now);
         let mut applied = Applied::default();
         let mut reported =
             self.agents.naming(&task.arn).iter().any(|id| self.agents.get(*id).is_some_and(|a| a.speaks_for(&task)));
@@ -205,6 +214,20 @@ impl Fleet {
         self.losses.tombstones_evicted += self.tombstones.put(arn, now, self.limits.tombstones);
         applied.ended.push(Ended { task, reported, at: now });
         applied
+    }
+
+    /// A daemon task that ended by itself, not because it was stopped, says why its node has no agent.
+    fn note_fallen(&mut self, task: &Task, now: Timestamp) {
+        let by_itself = matches!(task.stop_code.as_deref(), Some("TaskFailedToStart" | "EssentialContainerExited"));
+        if by_itself
+            && is_daemon(task)
+            && let Some(node) = task.node.as_ref().filter(|node| self.nodes.contains_key(*node))
+            && let Some(container) = task.containers.iter().find(|container| &*container.name == SIDECAR)
+            // A sweep reads stopped tasks again, and does not say anything new of them.
+            && self.tombstones.get(&task.arn).is_none()
+        {
+            self.fallen.insert(node.clone(), Seen { value: container.clone(), at: now });
+        }
     }
 
     fn put_definition(&mut self, definition: Definition) -> Applied {
@@ -252,7 +275,8 @@ impl Fleet {
         names.dedup();
 
         let own = report.task.clone();
-        let (id, changes) = self.agents.put(report, names);
+        let digest = Digest::of(&report.heartbeat, |text| self.interner.get(text));
+        let (id, changes) = self.agents.put(report, names, digest);
         for name in &changes.removed {
             self.edit_task(name, |state| state.agents.retain(|a| *a != id));
         }

@@ -16,7 +16,7 @@ mod sweep;
 mod tests;
 mod tombstones;
 
-pub use agent_index::{Agent, AgentId};
+pub use agent_index::{Agent, AgentId, Digest};
 pub use agents::*;
 pub use apply::{Applied, Ended};
 pub use model::*;
@@ -156,6 +156,8 @@ pub struct Fleet {
     tombstones: Tombstones,
     denied: BTreeMap<ScopeId, BTreeMap<String, Obstruction>>,
     obstructions: BTreeMap<Str, Obstruction>,
+    /// By node: the agent's container of the last daemon task that failed there. No more than there are nodes.
+    fallen: BTreeMap<Str, Seen<Container>>,
     interner: Interner,
 }
 
@@ -180,6 +182,7 @@ impl Fleet {
             tombstones: Tombstones::default(),
             denied: BTreeMap::new(),
             obstructions: BTreeMap::new(),
+            fallen: BTreeMap::new(),
             interner: Interner::default(),
         }
     }
@@ -255,10 +258,17 @@ impl Fleet {
         self.obstructions.get(target).filter(|o| now.duration_since(o.at) < OBSTRUCTION_AGE)
     }
 
+    /// The agent's container that failed last on a node without another one running there since; believed
+    /// as long as an obstruction is.
+    pub fn fallen_agent(&self, node: &str, now: Timestamp) -> Option<&Seen<Container>> {
+        self.fallen.get(node).filter(|fallen| now.duration_since(fallen.at) < OBSTRUCTION_AGE)
+    }
+
     /// Forgets what is too old to matter. Call it about once a minute; nothing depends on when.
     pub fn expire(&mut self, now: Timestamp) {
         self.tombstones.expire(now);
         self.obstructions.retain(|_, o| now.duration_since(o.at) < OBSTRUCTION_AGE);
+        self.fallen.retain(|node, f| self.nodes.contains_key(node) && now.duration_since(f.at) < OBSTRUCTION_AGE);
         let tasks = &self.tasks;
         let silent = self.agents.silent(|agent| {
             !tasks.contains_key(&agent.report.task) && now.duration_since(agent.report.received_at) >= TOMBSTONE_AGE

@@ -10,6 +10,11 @@ use std::sync::Arc;
 /// An interned ARN or name: cloned often, compared often, changed never.
 pub type Str = Arc<str>;
 
+/// Whether two names are equal; quick where they are one copy, as the fleet's names mostly are.
+pub fn is(a: &Str, b: &Str) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
 /// One AWS account and Region.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ScopeId {
