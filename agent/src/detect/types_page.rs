@@ -31,9 +31,9 @@ pub fn page(rules: &[&Arc<Rule>]) -> String {
         "# Finding types\n\n\
          <!-- Generated from agent/src/detect/types.rs and agent/rules by `tasuki-agent rules types`; a test keeps it current. -->\n\n\
          The names are those of GuardDuty Runtime Monitoring, so that playbooks need a changed source and no new logic. Of {} types,\n\
-         this version gives {given}. A type is given where a sensor in use gives every event family that it needs\n\
-         (`tasuki-agent doctor`); where one is missing, heartbeat and coverage say so. Types that rest on lists (`network` and `dns`\n\
-         types, MaliciousFileExecuted) find what a `ThreatList` names: no list of addresses is built in. Rules of your own give\n\
+         this version gives {given}. A type is given where a sensor in use gives every kind of event that it needs\n\
+         (`tasuki-agent doctor`); where one is missing, heartbeat and coverage say so. Types that rest on lists (`connect` and most\n\
+         `dns` types, MaliciousFileExecuted) find what a `ThreatList` names: no list of addresses is built in. Rules of your own give\n\
          `Custom:Runtime/…`.\n\n\
          | type | severity | needs | what was seen |\n|---|---|---|---|\n",
         TYPES.len()

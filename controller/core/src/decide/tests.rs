@@ -57,8 +57,8 @@ fn uncovered(reason: Reason) -> (Verdict, Option<Reason>) {
 
 #[test]
 fn a_sidecar_is_judged_by_its_report_and_by_ecs() {
-    type Edit = fn(&mut Task, &mut AgentReport);
-    let edits: Vec<(&str, (Verdict, Option<Reason>), Edit)> = vec![
+    type Case = (&'static str, (Verdict, Option<Reason>), fn(&mut Task, &mut AgentReport));
+    let edits: Vec<Case> = vec![
         ("whole", COVERED, |_, _| {}),
         ("conflict", unhealthy(Reason::AgentIdentityConflict), |_, r| r.conflict = Some(at(990))),
         ("sensor", unhealthy(Reason::SensorDegraded), |_, r| r.heartbeat.sensors[0].whole = false),
