@@ -117,15 +117,29 @@ fn measure(arguments: &Arguments) -> Result<bool> {
         take(&[Section::Overhead], overhead::measure(quick));
     }
     if has(Section::Storm) {
-        take(&[Section::Storm], runtime.block_on(storm::measure(quick)));
+        take(&[Section::Storm], runtime.block_on(or_interrupted(storm::measure(quick))));
     }
     // One world serves both: it takes longer to build than to measure.
     let lived: Vec<_> = [Section::Latency, Section::Idle].into_iter().filter(|section| has(*section)).collect();
     if !lived.is_empty() {
-        take(&lived, runtime.block_on(world::measure(has(Section::Latency), has(Section::Idle), quick)));
+        take(
+            &lived,
+            runtime.block_on(or_interrupted(world::measure(has(Section::Latency), has(Section::Idle), quick))),
+        );
     }
     println!("{table}");
     Ok(whole)
+}
+
+/// Drops the work on Ctrl-C or SIGTERM, and with it ends all that it started.
+async fn or_interrupted(work: impl Future<Output = Result<Vec<Row>>>) -> Result<Vec<Row>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        rows = work => rows,
+        _ = interrupt.recv() => bail!("interrupted by Ctrl-C"),
+        _ = terminate.recv() => bail!("interrupted by SIGTERM"),
+    }
 }
 
 /// What this program does as a process of its own, so that memory and processor time are only its.
