@@ -369,7 +369,7 @@ fn fetch<'a>(fleet: &Fleet, tasks: impl Iterator<Item = &'a TaskState>) {
     let mut batch: [Option<&TaskState>; SIDE_BY_SIDE] = [None; SIDE_BY_SIDE];
     for (place, state) in batch.iter_mut().zip(tasks) {
         touched ^= state.task.containers.len() ^ usize::from(state.task.launch == LaunchType::Fargate);
-        touched ^= usize::from(state.agents.first().is_some());
+        touched ^= usize::from(!state.agents.is_empty());
         *place = Some(state);
     }
     for state in batch.into_iter().flatten() {
