@@ -50,7 +50,10 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Say whether the agent in this container does its job: sensors run, the gateway has taken it.
     #[command(after_help = "\
-Example (a container health check; it needs no file system to write to):
+Example:
+  tasuki-agent healthy
+
+As a container's health check (it needs no file system to write to):
   \"healthCheck\": {\"command\": [\"CMD\", \"/tasuki-agent\", \"healthy\"]}
 
 Exit codes: 0 it does; 1 it does not, and one line says why.")]
