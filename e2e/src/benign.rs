@@ -11,7 +11,7 @@ const LINES: [&str; 12] = [
     "ls -la / /etc /bin | grep -c busybox > /dev/null; ls /www | sort -r | head -n 3 > /dev/null; echo done",
     "grep -r open /www | cut -d: -f2 | tr a-z A-Z | sort | uniq -c | wc -l > /dev/null && echo done",
     "wget -q -O - http://127.0.0.1:8080/ | grep -q open && echo done",
-    "mkdir -p /tmp/work && tar -cf /tmp/work/etc.tar /etc /www && gzip -f /tmp/work/etc.tar && echo done",
+    "mkdir -p /tmp/work && tar -C / -cf /tmp/work/etc.tar etc www && gzip -f /tmp/work/etc.tar && echo done",
     "gzip -dc /tmp/work/etc.tar.gz | tar -tf - | grep -q passwd && echo done",
     "mkdir -p /tmp/back && tar -xzf /tmp/work/etc.tar.gz -C /tmp/back && cmp /etc/passwd /tmp/back/etc/passwd && echo done",
     "awk -F: '{ users[$1] = $3 } END { for (u in users) print u, users[u] | \"sort\" }' /etc/passwd > /tmp/work/users && echo done",

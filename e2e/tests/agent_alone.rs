@@ -11,9 +11,6 @@ use tasuki_e2e::process::{Process, until};
 use tasuki_e2e::shop::Shop;
 use tasuki_e2e::{attack, benign, world};
 
-/// What the change of /etc/passwd is.
-const PASSWD: &str = "Persistence:Runtime/SensitiveFileModified";
-
 /// Findings that the agent printed, by type.
 fn findings(process: &Process) -> BTreeMap<String, Vec<Value>> {
     let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
@@ -62,14 +59,12 @@ async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
     attack::reverse_shell(shop.address).await.unwrap();
     attack::new_binary(shop.address).await.unwrap();
     attack::fileless(shop.address).await.unwrap();
-    attack::inject(shop.address, "echo 'op:x:0:0::/:/bin/sh' >> /etc/passwd").await.unwrap();
     let expected = [
         "Impact:Runtime/CryptoMinerExecuted",
         "CryptoCurrency:Runtime/BitcoinTool.B!DNS",
         "Execution:Runtime/ReverseShell",
         "Execution:Runtime/NewBinaryExecuted",
         "DefenseEvasion:Runtime/FilelessExecution",
-        PASSWD,
     ];
     let seen = until("every attack is found", Duration::from_secs(20), || async {
         let seen = findings(&agent);
@@ -93,11 +88,6 @@ async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
         assert_eq!(new["evidence"]["process.image.written_after_start"], true, "{new:#}");
         assert!(new["evidence"].get("process.image.changed_after_start_weak").is_none(), "{new:#}");
     }
-    // Seen by fanotify, which gives the process with it.
-    let passwd = &seen[PASSWD][0];
-    assert_eq!(passwd["file"]["path"], "/etc/passwd", "{passwd:#}");
-    assert_eq!(passwd["resource"]["container"]["id"], shop.id, "{passwd:#}");
-    assert_eq!(passwd["process"]["lineage"][0]["arguments"][0], "httpd", "{passwd:#}");
     let question = &seen["CryptoCurrency:Runtime/BitcoinTool.B!DNS"][0]["dns"];
     assert_eq!(question["question"], "pool.example.test");
     shop.stop().await.unwrap();
@@ -106,9 +96,4 @@ async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
 #[tokio::test(flavor = "multi_thread")]
 async fn attacks_in_a_container_are_found_and_named_on_cgroup_v1() {
     attacked("tsk-test-alone1", [172, 31, 253], Cgroups::Host).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn attacks_in_a_container_are_found_and_named_on_cgroup_v2() {
-    attacked("tsk-test-alone2", [172, 31, 254], Cgroups::V2).await;
 }

@@ -257,7 +257,9 @@ async fn started(heard: &mut UnboundedReceiver<RuntimeEvent>, ids: &Ids) -> Ipv4
                 RuntimeEventKind::ContainerStarted { container, runtime_id, .. } => {
                     ids.lock().unwrap().insert(container, runtime_id);
                 }
-                RuntimeEventKind::ContainerHealth { .. } => {}
+                RuntimeEventKind::PullStarted
+                | RuntimeEventKind::PullStopped
+                | RuntimeEventKind::ContainerHealth { .. } => {}
                 other => panic!("{other:?}"),
             }
             if ids.lock().unwrap().contains_key("app") {
@@ -283,7 +285,7 @@ async fn a_sidecar_finds_every_attack_and_its_end_never_touches_the_application(
     let image = Image::default().program("/tasuki-agent", &world::binaries().unwrap().join("tasuki-agent")).unwrap();
     let image = image.file("/policy.json", 0o644, json!({"lists": [list]}).to_string());
     image.line("ENTRYPOINT [\"/tasuki-agent\"]").build(&client, "tasuki-agent:1").await.unwrap();
-    let options = Options { host: engine.host.clone(), name: "tsk-test-side".to_owned(), subnet: [172, 31, 250] };
+    let options = Options { host: engine.host.clone(), name: "tsk-test-side".to_owned(), subnet: [172, 31, 249] };
     let docker = Docker::start(options).await.unwrap();
     let (sender, mut heard) = unbounded_channel();
     docker.attach(sender);
@@ -324,7 +326,8 @@ async fn a_sidecar_finds_every_attack_and_its_end_never_touches_the_application(
         let lineage = finding["process"]["lineage"].as_array().unwrap();
         assert!(lineage.iter().any(|ancestor| ancestor["arguments"][0] == "httpd"), "{finding:#}");
         let sha = finding["process"]["sha256"].as_str().unwrap_or_default();
-        assert_eq!(sha.len(), 64, "{finding:#}");
+        // A program that ends before it can be opened has none; the miner stays.
+        assert!(sha.len() == 64 || kind != "Impact:Runtime/CryptoMinerExecuted", "{finding:#}");
         if finding["process"]["executable"].as_str().is_some_and(|path| path.starts_with("/tmp/")) {
             let own = Command::new("sha256sum").arg(lab).output().unwrap();
             assert!(String::from_utf8_lossy(&own.stdout).starts_with(sha), "{finding:#}");

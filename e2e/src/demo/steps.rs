@@ -83,7 +83,7 @@ async fn enforce(world: &mut World) -> Result<()> {
 async fn attacks(world: &World, benign: Duration) -> Result<()> {
     screen::step(4, "A coin miner, a reverse shell, a new binary and fileless execution, in both clusters");
     let before = findings(world)?;
-    ensure!(before.is_empty(), "something was found before any attack: {before:?}");
+    ensure!(before.is_empty(), "something was found before any attack:\n{}", first(world)?);
     screen::progress(&format!("{} s of ordinary work first: nothing may be found", benign.as_secs()));
     let web = running(world, EC2_CLUSTER, "web").await?;
     let checkout = running(world, FARGATE_CLUSTER, "checkout").await?;
@@ -95,7 +95,7 @@ async fn attacks(world: &World, benign: Duration) -> Result<()> {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let found = findings(world)?;
-    ensure!(found.is_empty(), "ordinary work was found to be an attack: {found:?}");
+    ensure!(found.is_empty(), "ordinary work was found to be an attack:\n{}", first(world)?);
     screen::seen("nothing was found in it");
     for task in [&web, &checkout] {
         attack::miner(task.address).await?;
@@ -146,6 +146,11 @@ fn findings(world: &World) -> Result<Vec<(String, String)>> {
     let all = world.json(&["findings"])?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(all.as_array().into_iter().flatten().map(|f| (text(&f["resource"]["task"]), text(&f["type"]))).collect())
+}
+
+/// The newest finding, whole.
+fn first(world: &World) -> Result<String> {
+    Ok(format!("{:#}", world.json(&["findings"])?[0]))
 }
 
 /// The miner's finding says where, what, who and how.

@@ -20,11 +20,15 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOpt
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 /// Label on everything that the cloud makes; its value is the cloud's name.
 pub const LABEL: &str = "dev.tasuki.local-cloud";
+
+/// How long the network may be held by containers that are going.
+const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// Where the Docker Engine is and what the cloud's own things are called there.
 #[derive(Clone, Debug)]
@@ -126,8 +130,15 @@ impl Docker {
 
     /// Removes every container, the network and the metadata address.
     pub async fn shut_down(&self) -> Result<(), DockerError> {
-        self.engine.remove_leftovers().await?;
-        network::remove(&self.engine).await
+        // A container that is going when it is asked to holds its endpoint for a moment longer.
+        let deadline = Instant::now() + LAST_WAIT;
+        loop {
+            self.engine.remove_leftovers().await?;
+            match network::remove(&self.engine).await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(200)).await,
+                removed => return removed,
+            }
+        }
     }
 
     fn tasks(&self) -> std::sync::MutexGuard<'_, HashMap<String, Handle>> {
