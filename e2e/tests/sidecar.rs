@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tasuki_cloud::runtime::docker::{Docker, Options};
 use tasuki_cloud::runtime::*;
+use tasuki_core::transform::DROPPED;
 use tasuki_e2e::dockerd::{Cgroups, Dockerd};
 use tasuki_e2e::image::{self, Image};
 use tasuki_e2e::process::until;
@@ -20,22 +21,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const TASK: &str = "arn:aws:ecs:eu-west-1:111122223333:task/shop/00000000000000000000000000000001";
-/// What the controller takes away, by name, because Fargate refuses to add NET_RAW to an empty set.
-const DROPPED: [&str; 13] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()

@@ -35,7 +35,7 @@ impl Added {
 /// Docker's default capabilities (moby, oci/caps/defaults.go) without NET_RAW, which the `network`
 /// sensor needs. Fargate allows only SYS_PTRACE to be added, so dropping ALL and adding NET_RAW
 /// again would be refused: the others are dropped by name.
-const DROPPED: [&str; 13] = [
+pub const DROPPED: [&str; 13] = [
     "AUDIT_WRITE",
     "CHOWN",
     "DAC_OVERRIDE",
