@@ -48,6 +48,21 @@ impl Process {
         }
     }
 
+    /// Waits until `text` stands in its log; fails, with the end of the log, when it ends before or says nothing in time.
+    pub async fn says(&mut self, text: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if std::fs::read_to_string(&self.log)?.contains(text) {
+                return Ok(());
+            }
+            self.alive()?;
+            if Instant::now() > deadline {
+                bail!("{} did not say {text:?} within {limit:?}; its log ends with:\n{}", self.name, self.tail());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// The last 20 lines of its log.
     pub fn tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

@@ -44,12 +44,8 @@ async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
         }
     };
     command.args(["run", "--stdout", "--sensor", "ebpf", "--policy"]).arg(&policy).env("NO_COLOR", "1");
-    let agent = Process::start("agent", command, directory.path()).unwrap();
-    until("the agent watches", Duration::from_secs(30), || async {
-        Ok(std::fs::read_to_string(&agent.log)?.contains("watching").then_some(()))
-    })
-    .await
-    .unwrap();
+    let mut agent = Process::start("agent", command, directory.path()).unwrap();
+    agent.says("watching", Duration::from_secs(120)).await.unwrap();
 
     benign::day(shop.address, 3).await.unwrap();
     let alarms = findings(&agent);
@@ -96,4 +92,9 @@ async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
 #[tokio::test(flavor = "multi_thread")]
 async fn attacks_in_a_container_are_found_and_named_on_cgroup_v1() {
     attacked("tsk-test-alone1", [172, 31, 253], Cgroups::Host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attacks_in_a_container_are_found_and_named_on_cgroup_v2() {
+    attacked("tsk-test-alone2", [172, 31, 254], Cgroups::V2).await;
 }

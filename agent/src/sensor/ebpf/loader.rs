@@ -134,6 +134,7 @@ fn attach(
             patiently(|| program.load(tracepoint, btf)).map_err(|error| reason(&error))?;
             program.attach().map_err(|error| reason(&error))?;
         }
+        // The mode is of kernels before 5.7: a link, as made since, always stands beside others.
         (Program::CgroupSockAddr(program), Hook::Cgroup(_)) => {
             patiently(|| program.load()).map_err(|error| reason(&error))?;
             program.attach(root()?, CgroupAttachMode::Single).map_err(|error| reason(&error))?;
