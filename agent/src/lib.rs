@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod event;
 pub mod finding;
 pub mod health;
+pub mod memory;
 pub mod pipeline;
 pub mod process;
 pub mod sensor;

@@ -11,7 +11,7 @@ use tasuki_probe_abi::{Address, DNS_PAYLOAD, DnsRecord, Family, Filter, Kind, UD
 
 use crate::count::{Outcome, count};
 use crate::kernel::{actor, current, header, opaque, setting};
-use crate::output::{DNS, wakeup};
+use crate::output::{DNS, WAKE};
 use crate::owner;
 
 const ALLOW: i32 = 1;
@@ -119,6 +119,6 @@ fn send(ctx: &SkBuffContext, six: bool, transport: u32, answer: bool, source: u1
     };
     // SAFETY: as above.
     unsafe { (&raw mut (*record).captured).write(if got { captured as u16 } else { 0 }) };
-    entry.submit(wakeup(&DNS));
+    entry.submit(WAKE);
     Outcome::Submitted
 }

@@ -11,7 +11,7 @@ use tasuki_probe_abi::{
 use crate::count::{Outcome, count};
 use crate::kernel::{actor, header, offset, opaque, pointer, read, setting};
 use crate::limit::within_rate;
-use crate::output::{PROCESS, wakeup};
+use crate::output::{PROCESS, WAKE};
 use crate::path::{self, Walk};
 use crate::stdio;
 use crate::text::Writer;
@@ -78,7 +78,7 @@ fn executed(task: *const u8, binprm: *const u8) -> Outcome {
     record.header = header(Kind::Exec, size, who);
     // SAFETY: `size` is at most the record and the masked part of its text, which lie one after the other.
     let result = unsafe {
-        bpf_ringbuf_output((&raw const PROCESS).cast_mut().cast(), writer.start().cast(), size as u64, wakeup(&PROCESS))
+        bpf_ringbuf_output((&raw const PROCESS).cast_mut().cast(), writer.start().cast(), size as u64, WAKE)
     };
     if result == 0 { Outcome::Submitted } else { Outcome::RingFull }
 }

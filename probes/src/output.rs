@@ -1,7 +1,6 @@
 //! The ring buffers, one per class of events, and when the agent is woken.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
     macros::map,
     maps::RingBuf,
 };
@@ -23,21 +22,16 @@ pub static NETWORK: RingBuf = RingBuf::with_byte_size(LEAST, 0);
 #[map]
 pub static DNS: RingBuf = RingBuf::with_byte_size(LEAST, 0);
 
-/// Wakes the agent when an eighth of the ring is full; its own 10 ms timer takes care of the rest.
-#[inline(always)]
-pub fn wakeup(ring: &RingBuf) -> u64 {
-    if ring.query(u64::from(BPF_RB_AVAIL_DATA)) >= ring.query(u64::from(BPF_RB_RING_SIZE)) / 8 {
-        u64::from(BPF_RB_FORCE_WAKEUP)
-    } else {
-        u64::from(BPF_RB_NO_WAKEUP)
-    }
-}
+/// The kernel wakes the agent when it has taken everything before this record and none other is
+/// waiting: once for a burst, and never while the agent is busy (bpf_ringbuf_commit() in
+/// kernel/bpf/ringbuf.c).
+pub const WAKE: u64 = 0;
 
 /// Puts a small record into the ring.
 #[inline(always)]
 pub fn submit<T: Copy + 'static>(ring: &RingBuf, record: T) -> Outcome {
     let Some(mut entry) = ring.reserve::<T>(0) else { return Outcome::RingFull };
     entry.write(record);
-    entry.submit(wakeup(ring));
+    entry.submit(WAKE);
     Outcome::Submitted
 }

@@ -5,6 +5,7 @@ use super::report::{self, Report};
 use crate::detect::{Engine, EngineCell};
 use crate::finding::{FindingSink, StdoutSink};
 use crate::health;
+use crate::memory;
 use crate::pipeline::priority::{self, Priority};
 use crate::pipeline::{Pipeline, world::World};
 use crate::sensor::replay::{self, Recorder};
@@ -76,6 +77,7 @@ impl Run {
         }
         let best = started.sensors.first().context("no sensor was started")?;
         let agent = Agent { version: report::version(), depth: best.depth(), sensor: best.name().to_owned() };
+        memory::give_back();
         tracing::info!(sensor = agent.sensor, rules = engine.rules().len(), "watching");
         let families: Vec<_> = started.sensors.iter().flat_map(|sensor| sensor.families()).collect();
         for missing in engine.unavailable(&families) {

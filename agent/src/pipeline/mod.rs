@@ -41,8 +41,10 @@ const RELEASE_EVERY_NS: u64 = 2_000_000;
 /// How often a live pipeline looks after what waits: a hash or a name takes a few milliseconds, and
 /// nothing waits longer than two seconds.
 const TICK: Duration = Duration::from_millis(2);
-/// How often where nothing waits.
-const IDLE_TICK: Duration = Duration::from_millis(50);
+/// How often while only hashes are awaited, some of which never come.
+const HASH_TICK: Duration = Duration::from_millis(20);
+/// How often where nothing waits: counts of findings that go on are due.
+const IDLE_TICK: Duration = Duration::from_millis(250);
 
 /// Counters, readable from any thread.
 #[derive(Debug, Default)]
@@ -120,7 +122,7 @@ impl Pipeline {
     pub fn run(mut self, events: &Receiver<Vec<Event>>) {
         loop {
             let batch = match self.world.is_live() {
-                true => events.recv_timeout(if self.waiting.is_empty() { IDLE_TICK } else { TICK }),
+                true => events.recv_timeout(self.pause()),
                 false => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match batch {
@@ -134,6 +136,14 @@ impl Pipeline {
             }
         }
         self.finish();
+    }
+
+    fn pause(&self) -> Duration {
+        match (self.waiting.is_empty(), self.awaiting_hash.is_empty()) {
+            (false, _) => TICK,
+            (true, false) => HASH_TICK,
+            (true, true) => IDLE_TICK,
+        }
     }
 
     /// Takes one batch.

@@ -1,7 +1,7 @@
 //! The thread that empties the rings.
 //!
-//! It wakes when a ring is an eighth full or after 10 ms, drains network and DNS before process
-//! records and sorts the batch by time: an exec that preceded a connect was committed before it,
+//! It wakes when the first record comes, lets others gather for 5 ms, drains network and DNS before
+//! process records and sorts the batch by time: an exec that preceded a connect was committed before it,
 //! so it is in the same batch or an earlier one.
 
 use super::decode::decode;
@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::TrySendError;
 use std::time::Duration;
 
-/// Longest that an event waits in a ring that is nearly empty.
-const TIMER_MS: u16 = 10;
+/// How long records gather before they are taken together.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often a reader that nothing wakes looks whether it is to stop.
+const IDLE_MS: u16 = 100;
 /// Records of one ring in one batch, so that one ring cannot keep the others waiting.
 const BATCH: usize = 8192;
 /// How often a full pipeline is tried again.
@@ -100,7 +102,9 @@ fn wait(rings: &Rings) {
         |ring: &RingBuf<MapData>| libc::pollfd { fd: ring.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let mut descriptors = [descriptor(&rings.process), descriptor(&rings.network), descriptor(&rings.dns)];
     // SAFETY: three descriptors in an array of three. An interrupted wait is an early one.
-    let _ = unsafe { libc::poll(descriptors.as_mut_ptr(), 3, i32::from(TIMER_MS)) };
+    if unsafe { libc::poll(descriptors.as_mut_ptr(), 3, i32::from(IDLE_MS)) } > 0 {
+        std::thread::sleep(GATHER);
+    }
 }
 
 /// Waits for the pipeline while it is full: meanwhile the rings fill, and the loss is counted there.

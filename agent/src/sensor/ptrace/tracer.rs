@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often the tracer beats and looks for newcomers.
-pub const TICK: Duration = Duration::from_millis(10);
+pub const TICK: Duration = Duration::from_millis(20);
 /// A newcomer that has not run another program by then is told as it was found. Container runtimes
 /// show themselves for a moment before they become the application.
 const FOUND_AFTER: Duration = Duration::from_millis(50);

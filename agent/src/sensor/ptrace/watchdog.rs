@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   agent process                          watchdog process (child of the agent)
-//!   tracer thread ── beats ──▶ memfd ──▶   every 10 ms: did it beat? could it have?
-//!        │ traces                            │ no beat, though it had 70 ms: SIGKILL
+//!   tracer thread ── beats ──▶ memfd ──▶   every 20 ms: did it beat? could it have?
+//!        │ traces                            │ no beat, though it had 50 ms: SIGKILL
 //!        ▼                                   ▼
 //!   application ◀──────── freed by the kernel when the agent process ends
 //! ```
@@ -35,12 +35,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How often the watchdog looks.
+/// How often the watchdog looks for a beat.
+const CALM: Duration = Duration::from_millis(20);
+/// How often it looks at the tracer while a beat is missing.
 const PERIOD: Duration = Duration::from_millis(10);
 /// A tracer that is stopped this long is killed.
 const STOPPED: Duration = Duration::from_millis(30);
-/// A tracer that ran or slept this long without a beat is killed. It beats every 10 ms.
-const CHANCE: Duration = Duration::from_millis(70);
+/// A tracer that ran or slept this long without a beat is killed. It beats every 20 ms.
+const CHANCE: Duration = Duration::from_millis(50);
 /// What one sample counts for at most: longer ones are pauses of the machine.
 const SAMPLE: Duration = Duration::from_millis(20);
 /// Clock ticks of `/proc` are 10 ms.
@@ -128,15 +130,22 @@ pub fn watchdog_main(agent: u32) -> io::Result<()> {
     let _ = rustix::process::setpriority_process(None, -20);
     let heartbeat = io::stdin();
     let mut judge = Judge::default();
+    let (mut heard, mut pause) = (0, CALM);
     loop {
         let mut polled = [PollFd::new(&process, PollFlags::IN)];
-        let timeout = Timespec { tv_sec: 0, tv_nsec: PERIOD.as_nanos() as i64 };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: pause.as_nanos() as i64 };
         match poll(&mut polled, Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
         let Some((beats, tracer)) = read_beat(heartbeat.as_fd()) else { continue };
+        // A tracer that beats is well: it is looked at only when a beat is missing.
+        if std::mem::replace(&mut heard, beats) != beats {
+            (judge, pause) = (Judge::default(), CALM);
+            continue;
+        }
+        pause = PERIOD;
         let Ok(stat) = Stat::read_thread(agent, tracer) else { continue };
         let sample = Sample { beats, state: stat.state, cpu: TICK * stat.cpu_ticks as u32 };
         match judge.verdict(Instant::now(), sample) {
@@ -244,9 +253,9 @@ mod tests {
     #[test]
     fn a_looping_and_a_sleeping_tracer_are_found_within_100_ms() {
         let loops = first(100, |turn| Sample { beats: 1, state: 'R', cpu: TICK * turn });
-        assert_eq!(loops, Some((Duration::from_millis(70), Verdict::Hangs)));
+        assert_eq!(loops, Some((Duration::from_millis(50), Verdict::Hangs)));
         let sleeps = first(100, |_| Sample { beats: 1, state: 'S', cpu: Duration::ZERO });
-        assert_eq!(sleeps, Some((Duration::from_millis(70), Verdict::Hangs)));
+        assert_eq!(sleeps, Some((Duration::from_millis(50), Verdict::Hangs)));
     }
 
     /// This test binary in another role, where the variable says so.

@@ -2,13 +2,14 @@
 
 use super::acting::{self, Wishes};
 use super::judge::judge;
+use super::judging::{ClusterVerdicts, gone, judge_cluster, judge_clusters, judge_workload, keep_since, note};
 use super::missed;
 use super::trace::Silent;
 use super::verdict::{Changed, Tally, TaskVerdict};
 use super::view::{ClusterView, WantedCache, WorkloadView, World};
 use crate::action::{Action, ActionKind};
 use crate::desired::Desired;
-use crate::fleet::{Applied, ClusterState, Fleet, LaunchType, Str, TaskState, is};
+use crate::fleet::{Applied, ClusterState, Fleet, Str};
 use crate::memory::Memory;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,12 +44,6 @@ impl Decision {
             _ => true,
         });
     }
-}
-
-#[derive(Debug, Default)]
-struct ClusterVerdicts {
-    workloads: BTreeMap<Str, Vec<(Str, TaskVerdict)>>,
-    tally: Tally,
 }
 
 /// Judges the fleet against desired state.
@@ -144,8 +139,12 @@ impl Decider {
             self.forget_cluster(&arn, &mut decision);
         }
         for (arn, state) in fleet.clusters() {
-            self.decide_cluster(fleet, arn, state, now, &mut decision);
+            self.wish(fleet, arn, state, now, &mut decision);
         }
+        let mut held = std::mem::take(&mut self.clusters);
+        let clusters =
+            fleet.clusters().map(|(arn, state)| (arn, state, held.remove(arn).unwrap_or_default())).collect();
+        self.clusters = judge_clusters(self.world(fleet, now), clusters, &mut decision.changed);
         self.prune_revisions(fleet, &mut decision);
         decision.put_in_order();
         decision
@@ -197,24 +196,17 @@ impl Decider {
         now: Timestamp,
         decision: &mut Decision,
     ) {
+        self.wish(fleet, arn, state, now, decision);
+        let mut held = self.clusters.remove(arn).unwrap_or_default();
+        judge_cluster(self.world(fleet, now), arn, state, &mut held, &mut decision.changed);
+        self.clusters.insert(arn.clone(), held);
+    }
+
+    fn wish(&mut self, fleet: &Fleet, arn: &Str, state: &ClusterState, now: Timestamp, decision: &mut Decision) {
         if let Some(view) = ClusterView::new(self.world(fleet, now), arn, state) {
             let wishes = Wishes::of_cluster(&view);
             self.take_wishes(wishes, decision);
         }
-        let mut held = self.clusters.remove(arn).unwrap_or_default();
-        let mut next = ClusterVerdicts::default();
-        if let Some(view) = ClusterView::new(self.world(fleet, now), arn, state) {
-            for (group, tasks) in &state.workloads {
-                let before = held.workloads.remove(group).unwrap_or_default();
-                let after = judge_workload(&view, group, tasks, before, decision);
-                after.iter().for_each(|(_, verdict)| next.tally.add(verdict));
-                next.workloads.insert(group.clone(), after);
-            }
-        }
-        for (group, tasks) in held.workloads {
-            gone(arn, &group, tasks, decision);
-        }
-        self.clusters.insert(arn.clone(), next);
     }
 
     fn take_wishes(&mut self, wishes: Wishes, decision: &mut Decision) {
@@ -239,7 +231,7 @@ impl Decider {
             && let Some(view) = ClusterView::new(self.world(fleet, now), arn, state)
             && let Some((group, tasks)) = state.workloads.get_key_value(group)
         {
-            let after = judge_workload(&view, group, tasks, before, decision);
+            let after = judge_workload(&view, group, tasks, before, &mut decision.changed);
             after.iter().for_each(|(_, verdict)| held.tally.add(verdict));
             held.workloads.insert(group.clone(), after);
         }
@@ -270,12 +262,12 @@ impl Decider {
                         keep_since(&before, &mut after);
                         *slot = after;
                         held.tally.take(&before);
-                        note(arn, group, task, Some(before), after, decision);
+                        note(arn, group, task, Some(before), after, &mut decision.changed);
                     }
                 }
                 Err(index) => {
                     verdicts.insert(index, (task.clone(), after));
-                    note(arn, group, task, None, after, decision);
+                    note(arn, group, task, None, after, &mut decision.changed);
                 }
             }
             held.tally.add(&after);
@@ -292,124 +284,15 @@ impl Decider {
             if tasks.is_empty() {
                 held.workloads.remove(group);
             }
-            gone(cluster, group, vec![(task, before)], decision);
+            gone(cluster, group, vec![(task, before)], &mut decision.changed);
         }
     }
 
     fn forget_cluster(&mut self, arn: &Str, decision: &mut Decision) {
         if let Some(held) = self.clusters.remove(arn) {
             for (group, tasks) in held.workloads {
-                gone(arn, &group, tasks, decision);
+                gone(arn, &group, tasks, &mut decision.changed);
             }
         }
-    }
-}
-
-/// Judges the tasks of one workload; both lists are in the order of their ARNs.
-fn judge_workload(
-    cluster: &ClusterView<'_>,
-    group: &Str,
-    tasks: &BTreeMap<Str, TaskState>,
-    mut before: Vec<(Str, TaskVerdict)>,
-    decision: &mut Decision,
-) -> Vec<(Str, TaskVerdict)> {
-    // The key that lives as long as the fleet, not the caller's copy.
-    let Some((group, _)) = cluster.state.workloads.get_key_value(group) else { return Vec::new() };
-    let mut view: Option<WorkloadView<'_, '_>> = None;
-    let mut judged = |state: &TaskState| {
-        let workload = match &mut view {
-            Some(workload) if workload.launch == state.task.launch => workload,
-            _ => view.insert(WorkloadView::new(cluster, group, state.task.launch)),
-        };
-        judge(workload, state, &mut Silent)
-    };
-    // Mostly the tasks are those of the last time, under the very same keys: then the verdicts
-    // change where they lie, and a hundred thousand names are neither compared nor counted anew.
-    let same = before.len() == tasks.len() && before.iter().zip(tasks.keys()).all(|((held, _), arn)| is(held, arn));
-    if same {
-        let mut ahead = tasks.values();
-        for (at, ((arn, held), state)) in before.iter_mut().zip(tasks.values()).enumerate() {
-            if at.is_multiple_of(SIDE_BY_SIDE) {
-                fetch(cluster.world.fleet, ahead.by_ref().take(SIDE_BY_SIDE));
-            }
-            let mut verdict = judged(state);
-            let old = std::mem::replace(held, verdict);
-            keep_since(&old, &mut verdict);
-            held.since = verdict.since;
-            note(cluster.arn, group, arn, Some(old), verdict, decision);
-        }
-        return before;
-    }
-    let mut after = Vec::with_capacity(tasks.len());
-    let mut before = before.into_iter().peekable();
-    for (arn, state) in tasks {
-        let mut verdict = judged(state);
-        while let Some((task, old)) = before.next_if(|(held, _)| held < arn) {
-            gone(cluster.arn, group, vec![(task, old)], decision);
-        }
-        let old = before.next_if(|(held, _)| held == arn).map(|(_, old)| old);
-        if let Some(old) = &old {
-            keep_since(old, &mut verdict);
-        }
-        note(cluster.arn, group, arn, old, verdict, decision);
-        after.push((arn.clone(), verdict));
-    }
-    gone(cluster.arn, group, before.collect(), decision);
-    after
-}
-
-/// Tasks that [`fetch`] touches at once: what a core keeps in its nearest cache, with room to spare.
-const SIDE_BY_SIDE: usize = 16;
-
-/// Touches what judging these tasks will read. A large fleet lies outside the caches, and judging
-/// waits for one place in memory before it knows the next; these reads do not depend on each
-/// other, so the processor makes them side by side. It is a third of the time of a full decision.
-fn fetch<'a>(fleet: &Fleet, tasks: impl Iterator<Item = &'a TaskState>) {
-    let mut touched = 0_usize;
-    let mut batch: [Option<&TaskState>; SIDE_BY_SIDE] = [None; SIDE_BY_SIDE];
-    for (place, state) in batch.iter_mut().zip(tasks) {
-        touched ^= state.task.containers.len() ^ usize::from(state.task.launch == LaunchType::Fargate);
-        touched ^= usize::from(!state.agents.is_empty());
-        *place = Some(state);
-    }
-    for state in batch.into_iter().flatten() {
-        for container in &state.task.containers {
-            touched ^= container.name.len() ^ container.status.len() ^ usize::from(container.reason.is_some());
-        }
-        if let Some(agent) = state.agents.first().and_then(|id| fleet.agent(*id)) {
-            let report = &agent.report;
-            touched ^= report.task.len() ^ report.kind as usize ^ report.heartbeat.depth as usize;
-            touched ^= report.received_at.subsec_nanosecond() as usize ^ usize::from(report.conflict.is_some());
-            touched ^= report.heartbeat.time.subsec_nanosecond() as usize ^ usize::from(agent.digest.whole);
-            touched ^= usize::from(agent.loss > 0.0);
-        }
-    }
-    std::hint::black_box(touched);
-}
-
-fn keep_since(before: &TaskVerdict, after: &mut TaskVerdict) {
-    if (before.verdict, before.reason) == (after.verdict, after.reason) {
-        after.since = before.since;
-    }
-}
-
-fn note(
-    cluster: &Str,
-    group: &Str,
-    task: &Str,
-    before: Option<TaskVerdict>,
-    after: TaskVerdict,
-    decision: &mut Decision,
-) {
-    if before.as_ref().is_none_or(|b| !b.looks_like(&after)) {
-        let (task, cluster, group) = (task.clone(), cluster.clone(), group.clone());
-        decision.changed.push(Changed { task, cluster, group, before, after: Some(after) });
-    }
-}
-
-fn gone(cluster: &Str, group: &Str, tasks: Vec<(Str, TaskVerdict)>, decision: &mut Decision) {
-    for (task, before) in tasks {
-        let (cluster, group) = (cluster.clone(), group.clone());
-        decision.changed.push(Changed { task, cluster, group, before: Some(before), after: None });
     }
 }

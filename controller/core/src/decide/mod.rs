@@ -16,6 +16,7 @@ mod decider;
 mod evidence;
 mod explain;
 mod judge;
+mod judging;
 mod missed;
 #[cfg(test)]
 mod rollout_tests;

@@ -57,7 +57,7 @@ pub(crate) fn timer(ecs: &mut Ecs, ctx: &mut Ctx<'_>, timer: &Timer) {
         Timer::TaskDeprovisioned(arn) => ecs.stopped(ctx, arn),
         Timer::TaskSteady(arn) => ecs.steady(ctx, arn),
         Timer::TaskForgotten(arn) => {
-            ecs.tasks.shift_remove(arn);
+            ecs.tasks.remove(arn);
         }
         Timer::Service(arn) => ecs.reconcile(ctx, arn),
         Timer::ServiceForgotten(arn) => {

@@ -77,7 +77,7 @@ pub(super) fn delete(ecs: &mut Ecs, value: Value) -> ApiResult {
         let message = "The Cluster cannot be deleted while Services are active.";
         return Err(ApiError::new("ClusterContainsServicesException", message));
     }
-    if ecs.tasks.values().any(|t| t.cluster_arn == arn && !t.is_stopped()) {
+    if ecs.tasks.of(&arn).any(|t| !t.is_stopped()) {
         let message = "The Cluster cannot be deleted while Tasks are active.";
         return Err(ApiError::new("ClusterContainsTasksException", message));
     }
@@ -140,7 +140,7 @@ impl Ecs {
     /// A cluster as DescribeClusters shows it, or null.
     fn cluster_view(&self, name: &str, include: &[String]) -> Value {
         let Some(cluster) = self.clusters.get(name) else { return Value::Null };
-        let tasks = || self.tasks.values().filter(|t| t.cluster_arn == cluster.arn);
+        let tasks = || self.tasks.of(&cluster.arn);
         let active_services = self.services.values().filter(|s| s.cluster_arn == cluster.arn && s.is_active());
         let instances = self.instances.values().filter(|i| i.cluster_arn == cluster.arn && i.status != "INACTIVE");
         let shown = |what: &str, value: &Value| if includes(include, what) { value.clone() } else { json!([]) };

@@ -156,7 +156,8 @@ impl Ecs {
     }
 
     pub(super) fn tasks_on<'a>(&'a self, instance_arn: &'a str) -> impl Iterator<Item = &'a Task> {
-        self.tasks.values().filter(move |t| t.instance_arn.as_deref() == Some(instance_arn) && !t.is_stopped())
+        let cluster_arn = self.instances.get(instance_arn).map_or("", |instance| &instance.cluster_arn);
+        self.tasks.of(cluster_arn).filter(move |t| t.instance_arn.as_deref() == Some(instance_arn) && !t.is_stopped())
     }
 
     /// The instance as DescribeContainerInstances (`event: false`) or an event's detail shows it.

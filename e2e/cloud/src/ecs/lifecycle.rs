@@ -102,7 +102,7 @@ impl Ecs {
             times: Times { created: ctx.now, ..Times::default() },
         };
         let provisioning = task.last_status == Status::Provisioning;
-        self.tasks.insert(arn.clone(), task);
+        self.tasks.insert(task);
         self.task_changed(ctx, &arn);
         if let Some(instance) = instance_arn {
             self.instance_changed(ctx, &instance);

@@ -20,6 +20,7 @@ mod spec;
 mod tags;
 mod task;
 mod task_api;
+mod tasks;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub use instance::{Instance, InstanceOptions};
 pub use service::Service;
 pub use tags::Tag;
 pub use task::{Container, Task};
+pub use tasks::Tasks;
 
 use crate::effect::Ctx;
 use crate::error::{ApiError, ApiResult};
@@ -46,7 +48,7 @@ pub struct Ecs {
     /// By family, revisions in order (index = revision − 1).
     pub families: BTreeMap<String, Vec<Definition>>,
     /// By ARN.
-    pub tasks: IndexMap<String, Task>,
+    pub tasks: Tasks,
     /// By ARN.
     pub services: IndexMap<String, Service>,
     /// By ARN.

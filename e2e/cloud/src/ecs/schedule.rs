@@ -21,9 +21,7 @@ const PLACEMENT_RETRY: Duration = Duration::from_secs(30);
 impl Ecs {
     /// Tasks of a service that are not forgotten.
     pub(super) fn tasks_of<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Task> {
-        self.tasks
-            .values()
-            .filter(move |t| t.service.as_deref() == Some(&service.name) && t.cluster_arn == service.cluster_arn)
+        self.tasks.of(&service.cluster_arn).filter(move |t| t.service.as_deref() == Some(&service.name))
     }
 
     /// How many tasks the service wants: its number, or one per matching instance.
@@ -73,9 +71,7 @@ impl Ecs {
     fn service_arn_of(&self, task_arn: &str) -> Option<String> {
         let task = self.tasks.get(task_arn)?;
         let name = task.service.as_deref()?;
-        let found =
-            self.services.values().find(|s| s.cluster_arn == task.cluster_arn && s.name == name && s.is_active());
-        found.map(|s| s.arn.clone())
+        self.any_service(&task.cluster_arn, name).filter(|s| s.is_active()).map(|s| s.arn.clone())
     }
 
     /// A task of a service became healthy: the circuit breaker starts counting anew.
@@ -236,8 +232,7 @@ impl Ecs {
 
     fn is_daemon_task(&self, task: &Task) -> bool {
         let name = task.service.as_deref().unwrap_or_default();
-        let mut services = self.services.values().filter(|s| s.cluster_arn == task.cluster_arn && s.name == name);
-        services.any(|s| s.scheduling == Scheduling::Daemon)
+        self.any_service(&task.cluster_arn, name).is_some_and(|s| s.scheduling == Scheduling::Daemon)
     }
 
     fn set_waiting(&mut self, arn: &str, waiting: bool) {

@@ -78,9 +78,10 @@ impl Ecs {
         found.ok_or_else(|| ApiError::new("ServiceNotFoundException", "Service not found."))
     }
 
-    fn any_service(&self, cluster_arn: &str, reference: &str) -> Option<&Service> {
+    pub(super) fn any_service(&self, cluster_arn: &str, reference: &str) -> Option<&Service> {
         // The newest one: an INACTIVE predecessor of the same name has the same ARN and is replaced on create.
-        self.services.values().find(|s| s.cluster_arn == cluster_arn && s.name == short(reference))
+        let services = cluster_arn.replacen(":cluster/", ":service/", 1);
+        self.services.get(&format!("{services}/{}", short(reference)))
     }
 }
 

@@ -222,8 +222,7 @@ struct TaskInput {
 impl Ecs {
     fn task(&self, cluster_arn: &str, reference: &str) -> Option<&Task> {
         let by_arn = self.tasks.get(reference);
-        let found =
-            by_arn.or_else(|| self.tasks.values().find(|t| t.cluster_arn == cluster_arn && t.id == short(reference)));
+        let found = by_arn.or_else(|| self.tasks.of(cluster_arn).find(|t| t.id == short(reference)));
         found.filter(|t| t.cluster_arn == cluster_arn)
     }
 }
@@ -248,8 +247,7 @@ pub(super) fn list(ecs: &mut Ecs, value: Value) -> ApiResult {
     }
     let wanted_status = request.desired_status.as_deref().unwrap_or("RUNNING");
     let wanted = |t: &&Task| {
-        t.cluster_arn == cluster
-            && t.desired_status() == wanted_status
+        t.desired_status() == wanted_status
             && request
                 .container_instance
                 .as_ref()
@@ -259,7 +257,7 @@ pub(super) fn list(ecs: &mut Ecs, value: Value) -> ApiResult {
             && request.launch_type.as_ref().is_none_or(|l| l == t.launch_type.as_str())
             && request.started_by.as_ref().is_none_or(|s| t.started_by.as_ref() == Some(s))
     };
-    let arns = ecs.tasks.values().filter(wanted).map(|t| t.arn.clone()).collect();
+    let arns = ecs.tasks.of(&cluster).filter(wanted).map(|t| t.arn.clone()).collect();
     request.page.cut("taskArns", arns, 100, 100)
 }
 
