@@ -178,8 +178,9 @@ pub enum Request {
     Explain(String, oneshot::Sender<Option<Explanation>>),
     /// What would Enforce do?
     Plan(oneshot::Sender<Vec<PlanItem>>),
-    /// Stop, or allow again, every change.
-    Freeze(bool, oneshot::Sender<()>),
+    /// Stop, or allow again, every change. It is in force either way; an error says that a restart would
+    /// undo it, and why.
+    Freeze(bool, oneshot::Sender<Result<(), String>>),
     /// Try failed versions and rolled-back services of this cluster (name or ARN) again.
     /// Answers how many were forgotten.
     Retry(String, oneshot::Sender<usize>),

@@ -127,7 +127,7 @@ async fn orders_need_the_token() {
             .unwrap()
     });
     match site.orders.recv().await {
-        Some(Request::Freeze(true, done)) => done.send(()).unwrap(),
+        Some(Request::Freeze(true, done)) => done.send(Ok(())).unwrap(),
         _ => panic!("freeze was ordered"),
     }
     let (status, body) = asked.await.unwrap();

@@ -17,6 +17,7 @@ mod evidence;
 mod explain;
 mod judge;
 mod missed;
+mod retry;
 #[cfg(test)]
 mod rollout_tests;
 mod services;
