@@ -240,6 +240,12 @@ pub fn fleet(changes: Vec<Change>) -> Fleet {
 pub fn of_task(task: Task) -> Change {
     Change::Task(Box::new(task))
 }
+pub fn read_task(task: Task, read_at: i64) -> Change {
+    Change::TaskRead { read_at: at(read_at), task: Box::new(task) }
+}
+pub fn read_node(node: Node, read_at: i64) -> Change {
+    Change::NodeRead { read_at: at(read_at), node: Box::new(node) }
+}
 pub fn of_service(service: Service) -> Change {
     Change::Service(Box::new(service))
 }

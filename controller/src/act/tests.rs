@@ -376,7 +376,12 @@ async fn a_daemon_is_created_once_updated_and_found_again() {
     let node = ecs.state().nodes[0]["containerInstanceArn"].as_str().unwrap().to_owned();
     let put = action(ActionKind::PutAttribute { node: node.as_str().into(), name: HOLD.into() });
     let outcome = executor.execute(&put, "c").await;
-    assert!(outcome.changes.iter().any(|c| matches!(c, Change::Node(n) if n.attributes.contains_key(HOLD))));
+    assert!(
+        outcome
+            .changes
+            .iter()
+            .any(|c| matches!(c, Change::NodeRead { node, .. } if node.attributes.contains_key(HOLD)))
+    );
 
     let own = executor.own_definitions(&scope_id()).await.unwrap();
     assert!(

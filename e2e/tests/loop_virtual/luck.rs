@@ -120,6 +120,56 @@ async fn garbage_duplicates_and_late_events_change_nothing_but_counters() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_event_is_put_right_by_the_next_sweep() {
+    let mut world = World::new().await;
+    let node = world.cluster("shop", 1).remove(0);
+    world.definition("web", false, |_| {});
+    world.service("shop", "web", "EC2", 1);
+    world.definition("job", true, |_| {});
+    let job = world.run_task("shop", "job");
+    world.monitor("prod", "Observe", "1.0.0", |_| {});
+    world.start().await;
+    world.verdict("web", Verdict::Uncovered, "ObserveOnly").await;
+    world.verdict("job", Verdict::Uncovered, "StandaloneTask").await;
+    let forge = |kind: &str, mut detail: Value, claims: Value| {
+        let fields = detail.as_object_mut().unwrap();
+        fields.append(&mut claims.as_object().unwrap().clone());
+        fields.insert("version".to_owned(), json!(i64::MAX));
+        let body = json!({"source": "aws.ecs", "detail-type": kind, "account": "111122223333", "region": "eu-west-1", "detail": detail});
+        world.call(Service::Sqs, "SendMessage", json!({"QueueUrl": world.queue, "MessageBody": body.to_string()}));
+    };
+    let tasks = world.ecs("DescribeTasks", json!({"cluster": "shop", "tasks": [job]}));
+    forge(
+        "ECS Task State Change",
+        tasks["tasks"][0].clone(),
+        json!({"lastStatus": "STOPPED", "desiredStatus": "STOPPED"}),
+    );
+    let nodes = world.ecs("DescribeContainerInstances", json!({"cluster": "shop", "containerInstances": [node]}));
+    let claims = json!({"agentConnected": false, "status": "DRAINING"});
+    forge("ECS Container Instance State Change", nodes["containerInstances"][0].clone(), claims);
+    world
+        .until("the task is taken for ended", |world| {
+            world
+                .view()
+                .tasks
+                .iter()
+                .all(|task| task.workload != "job" || task.verdict == Verdict::Missed)
+                .then_some(())
+        })
+        .await;
+    world
+        .until("it is known to run", |world| {
+            let view = world.view();
+            let mut jobs = view.tasks.iter().filter(|task| task.workload == "job");
+            (jobs.next()?.verdict == Verdict::Uncovered).then(|| assert_eq!(jobs.next(), None, "and missed no more"))
+        })
+        .await;
+    // The node can be worked with again: whatever its forged version was, the agent is placed there.
+    world.monitor("prod", "Enforce", "1.0.0", |_| {});
+    world.verdict("web", Verdict::Covered, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_throttles_only_costs_time() {
     let mut world = fargate().await;
     world.faults(Faults { throttle: 0.25, ..Faults::default() });
