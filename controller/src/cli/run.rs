@@ -24,6 +24,12 @@ pub struct RunArgs {
     /// Database: sqlite:///path/file.db or postgres://… [default: tasuki.db in the state directory]
     #[arg(long, env = "TASUKI_STORE")]
     pub store: Option<String>,
+    /// Findings last seen before this are forgotten
+    #[arg(long, env = "TASUKI_KEEP_FINDINGS", default_value = "90d", value_parser = duration)]
+    pub keep_findings: Duration,
+    /// Of more findings than this the oldest are forgotten
+    #[arg(long, env = "TASUKI_MAX_FINDINGS", default_value_t = 100_000)]
+    pub max_findings: u32,
     /// Address of the JSON API, the metrics and the page
     #[arg(long, env = "TASUKI_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,

@@ -1,6 +1,7 @@
 //! Starts everything and waits until it is told to stop.
 
 use super::buses::ScopeBuses;
+use super::housekeeping::{Keep, tidy};
 use super::inputs::{APPROVED_SETTING, Source};
 use super::view::Context as ViewContext;
 use super::{Engine, Execute, FleetDirectory, Inputs, Knowledge, MINUTES, Minutes, Outcome, Shared, View, Work};
@@ -113,6 +114,7 @@ pub struct Controller {
     working: JoinHandle<()>,
     following: JoinHandle<()>,
     serving: JoinHandle<std::io::Result<()>>,
+    tidying: JoinHandle<()>,
 }
 
 impl Controller {
@@ -155,6 +157,8 @@ impl Controller {
         metrics.join_tally("gateway", gateway.tally().clone());
         metrics.join_tally("sinks", sinks.tally().clone());
         metrics.join_tally("queue", queue_tally.clone());
+        let store_tally = Arc::new(Tally::default());
+        metrics.join_tally("store", store_tally.clone());
 
         let (requests, asked) = mpsc::channel(64);
         let (view_sender, view) = watch::channel(Arc::new(View::default()));
@@ -202,6 +206,8 @@ impl Controller {
             .with_context(|| format!("cannot listen on {}; name another address with --listen", args.listen))?;
         let listen = listener.local_addr().context("the address is gone again")?;
         let stop = CancellationToken::new();
+        let keep = Keep { age: args.keep_findings, findings: args.max_findings };
+        let tidying = tokio::spawn(tidy(store.clone(), keep, store_tally, stop.clone()));
         let engine = Engine { view, requests };
         let web = Web {
             engine: engine.clone(),
@@ -218,7 +224,7 @@ impl Controller {
         let following = tokio::spawn(source.run());
         let (ending, ended) = watch::channel(false);
         let working = tokio::spawn(work.run(ended));
-        Ok(Self { engine, store, gateway, listen, stop, ending, working, following, serving })
+        Ok(Self { engine, store, gateway, listen, stop, ending, working, following, serving, tidying })
     }
 
     /// What the engine may be asked.
@@ -254,6 +260,7 @@ impl Controller {
             gateway.stop(GRACE).await;
         }
         drop(self.engine);
+        self.tidying.await.context("tidying up broke")?;
         self.serving.await.context("the web server broke")?.context("the web server failed")
     }
 }

@@ -243,6 +243,8 @@ impl World {
             config_poll: Duration::from_secs(1),
             state_dir: self.state(),
             store: None,
+            keep_findings: Duration::from_secs(90 * 86_400),
+            max_findings: 100_000,
             listen: loopback(0),
             web_hosts: Vec::new(),
             gateway_listen: loopback(self.gateway_port),
