@@ -188,6 +188,9 @@ pub fn sidecar_report(id: &str, now: Timestamp) -> AgentReport {
         image_digest: None,
         received_at: now,
         conflict: None,
+        heartbeat_seconds: 60,
+        address_verified: true,
+        signed: true,
         heartbeat: heartbeat(now, &[id]),
     }
 }
@@ -196,6 +199,7 @@ pub fn node_report(id: &str, node: &str, tasks: &[&str], now: Timestamp) -> Agen
     AgentReport {
         kind: AgentKind::Node,
         node: Some(node_arn(node)),
+        heartbeat_seconds: 15,
         heartbeat: heartbeat(now, tasks),
         ..sidecar_report(id, now)
     }

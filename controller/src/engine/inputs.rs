@@ -226,6 +226,7 @@ impl Source {
         for (name, sum) in names.into_iter().zip(sums) {
             self.queue_tally.set(name, sum);
         }
+        self.queue_tally.set("KnownEmptied", self.observer.known_emptied());
     }
 
     fn scope_views(&self) -> Vec<ScopeView> {

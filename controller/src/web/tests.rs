@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cli::fixtures::{finding, view};
-use crate::engine::{Request, View};
+use crate::engine::{AgentTotals, Request, View};
 use crate::http::Http;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -189,7 +189,16 @@ async fn readiness_and_metrics_follow_the_view() {
     assert_eq!(early.get("/healthz").await.0, StatusCode::OK);
     assert_eq!(early.get("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert!(!early.get("/metrics").await.1.contains("tasuki_coverage_ratio "), "nothing selected has no ratio");
-    let site = site(view()).await;
+    let agents = AgentTotals {
+        cluster: "shop-ec2".to_owned(),
+        agents: 3,
+        findings_lost: 7,
+        evictions: 5,
+        unnamed_events: 4,
+        without_priority: 1,
+    };
+    let lost = [("MissedDropped".to_owned(), 2)].into();
+    let site = site(View { lost, agents: vec![agents], ..view() }).await;
     assert_eq!(site.get("/readyz").await.0, StatusCode::OK);
     let text = site.get("/metrics").await.1;
     for line in [
@@ -197,6 +206,12 @@ async fn readiness_and_metrics_follow_the_view() {
         "tasuki_findings_stored{type=\"Impact:Runtime/CryptoMinerExecuted\",severity=\"High\"} 1",
         "tasuki_refused_total{what=\"stale\"} 3",
         "tasuki_frozen 0.0",
+        "tasuki_lost_total{what=\"MissedDropped\"} 2",
+        "tasuki_agents{cluster=\"shop-ec2\"} 3",
+        "tasuki_agent_findings_lost{cluster=\"shop-ec2\"} 7",
+        "tasuki_agent_evictions{cluster=\"shop-ec2\"} 5",
+        "tasuki_agent_unnamed_events{cluster=\"shop-ec2\"} 4",
+        "tasuki_agents_without_priority{cluster=\"shop-ec2\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }

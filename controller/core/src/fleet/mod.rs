@@ -250,6 +250,10 @@ impl Fleet {
     pub fn agent_of_task(&self, task: &str) -> Option<&Agent> {
         self.agents.by_task(task).and_then(|id| self.agents.get(id))
     }
+    /// All agents, in no order.
+    pub fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.all()
+    }
     /// Number of agents.
     pub fn agent_count(&self) -> usize {
         self.agents.len()
