@@ -327,6 +327,8 @@ async fn a_new_agent_replaces_the_old_one_and_goes_out_again() {
     let fresh = state.definitions.last().unwrap();
     assert_eq!(fresh["containerDefinitions"], state.definitions[0]["containerDefinitions"]);
     assert!(fresh.get("pidMode").is_none());
+    let tags = wire.bodies("RegisterTaskDefinition").last().unwrap()["tags"].to_string();
+    assert!(!tags.contains("tasuki.dev"), "what is the owner's carries nothing of ours: {tags}");
 }
 
 #[tokio::test]
