@@ -7,7 +7,7 @@ use super::view::Context as ViewContext;
 use super::{Engine, Execute, FleetDirectory, Inputs, Knowledge, MINUTES, Minutes, Outcome, Shared, View, Work};
 use crate::act::{Executor, Owned, Verdict};
 use crate::cli::RunArgs;
-use crate::gateway::{self, Gateway, Parts, PolicyStore, StsEndpoint};
+use crate::gateway::{self, Certificate, Gateway, Parts, PolicyStore, StsEndpoint};
 use crate::http::Http;
 use crate::observe::Observer;
 use crate::scope::{self, Scopes};
@@ -217,6 +217,7 @@ impl Controller {
             token,
             gateway: gateway_spec,
             hosts: args.web_hosts.clone(),
+            open: args.web_open,
             listen,
         };
         tracing::info!(address = %listen, "the page and the API are served");
@@ -289,6 +290,15 @@ fn gateway_config(args: &RunArgs) -> anyhow::Result<gateway::Config> {
     names.sort();
     names.dedup();
     let mut config = gateway::Config::new(args.gateway_listen, names);
+    if let (Some(chain), Some(key)) = (&args.gateway_cert, &args.gateway_key) {
+        config.certificate = Certificate::Files { chain: chain.clone(), key: key.clone() };
+    }
+    config.proxies = args.gateway_proxies.clone();
+    let limits = &mut config.limits;
+    limits.connections_per_address = args.gateway_connections_per_address.max(1);
+    // A burst as many times the average as by default.
+    let requests = f64::from(args.gateway_requests_per_address.max(1));
+    (limits.burst, limits.requests_per_second) = (limits.burst / limits.requests_per_second * requests, requests);
     if let Some(endpoint) = &args.aws_endpoint {
         config.sts = StsEndpoint::Override(endpoint.parse().context("--aws-endpoint is no URL")?);
     }
@@ -318,4 +328,33 @@ async fn stopped() -> anyhow::Result<()> {
         _ = tokio::signal::ctrl_c() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    #[test]
+    fn the_gateway_gets_what_its_flags_say() {
+        let line = "run --gateway-proxy 10.0.0.0/24 --gateway-proxy 10.0.1.7 --gateway-cert c.pem --gateway-key k.pem \
+                    --gateway-connections-per-address 5000 --gateway-requests-per-address 400";
+        let args = Line::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{error}")).run;
+        let config = gateway_config(&args).unwrap();
+        assert_eq!(config.proxies, ["10.0.0.0/24".parse().unwrap(), "10.0.1.7/32".parse().unwrap()]);
+        assert!(matches!(config.certificate, Certificate::Files { chain, .. } if chain.ends_with("c.pem")));
+        let limits = (config.limits.connections_per_address, config.limits.requests_per_second, config.limits.burst);
+        assert_eq!(limits, (5000, 400.0, 2000.0));
+        let bare = Line::try_parse_from(["run"]).unwrap_or_else(|error| panic!("{error}")).run;
+        let config = gateway_config(&bare).unwrap();
+        assert!(config.proxies.is_empty() && matches!(config.certificate, Certificate::Own { .. }));
+        assert_eq!(config.limits, gateway::Limits::default());
+        assert!(Line::try_parse_from(["run", "--gateway-cert", "c.pem"]).is_err(), "a certificate without its key");
+    }
 }

@@ -21,6 +21,10 @@ struct Site {
 }
 
 async fn site(shown: View) -> Site {
+    site_at(shown, "127.0.0.1:0", false).await
+}
+
+async fn site_at(shown: View, address: &str, open: bool) -> Site {
     let dir = tempfile::tempdir().unwrap();
     let token = AdminToken::make(dir.path()).unwrap();
     let store = Store::open("sqlite::memory:").await.unwrap();
@@ -30,7 +34,7 @@ async fn site(shown: View) -> Site {
         .load(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/desired/testdata")));
     let (desired_sender, desired) = watch::channel(Arc::new(loaded));
     let (requests, orders) = mpsc::channel(8);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(address).await.unwrap();
     let listen = listener.local_addr().unwrap();
     let metrics = Arc::new(Metrics::default());
     let tally = Arc::new(crate::tally::Tally::default());
@@ -44,6 +48,7 @@ async fn site(shown: View) -> Site {
         token,
         gateway: GatewaySpec::default(),
         hosts: vec!["tasuki.example.test".to_owned()],
+        open,
         listen,
     };
     let stop = CancellationToken::new();
@@ -53,7 +58,7 @@ async fn site(shown: View) -> Site {
     assert_eq!(mode & 0o777, 0o600);
     let http = Http::new(None).unwrap();
     Site {
-        base: format!("http://{listen}"),
+        base: format!("http://127.0.0.1:{}", listen.port()),
         token,
         http,
         orders,
@@ -181,6 +186,24 @@ async fn the_api_filters_and_answers_what_the_command_line_reads() {
     assert_eq!(site.get("/api/v1/findings/nonsense").await.0, StatusCode::NOT_FOUND);
     assert_eq!(site.get("/api/v1/nonsense").await.0, StatusCode::NOT_FOUND);
     assert!(site.get("/api/v1/config").await.1.contains("maxUnavailabel"));
+}
+
+#[tokio::test]
+async fn off_loopback_reading_needs_the_token_unless_told_otherwise() {
+    for open in [false, true] {
+        let site = site_at(view(), "0.0.0.0:0", open).await;
+        let wanted = if open { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        for path in ["/", "/style.css", "/findings", "/api/v1/coverage", "/api/v1/findings", "/api/v1/actions"] {
+            assert_eq!(site.get(path).await.0, wanted, "{path}, open: {open}");
+        }
+        for path in ["/metrics", "/healthz", "/readyz"] {
+            assert_eq!(site.get(path).await.0, StatusCode::OK, "{path}");
+        }
+        let bearer = format!("Bearer {}", site.token);
+        let read = site.ask(Method::GET, "/api/v1/coverage", &[("authorization", &bearer)], "").await;
+        assert_eq!(read.0, StatusCode::OK);
+        assert_eq!(site.ask(Method::POST, "/api/v1/uninstall", &[], "").await.0, StatusCode::UNAUTHORIZED);
+    }
 }
 
 #[tokio::test]
