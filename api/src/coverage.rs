@@ -110,7 +110,7 @@ reasons! {
     /// The task started before the monitor selected it; a running task cannot be changed.
     StartedBeforeMonitoring => "restart the task, or wait for its next deployment",
     /// No service owns this task, so nothing can replace it.
-    StandaloneTask => "run it from a definition with the sidecar (`tasuki render`), or set standalone: LatestRevision",
+    StandaloneTask => "run it from a definition with the sidecar, which `tasuki render` prints",
     /// The task names one revision of its definition, so a new revision does not reach it.
     PinnedRevision => "run the family without a revision, or the revision that `tasuki explain` names",
     /// The service's deployment controller is CODE_DEPLOY or EXTERNAL.

@@ -128,12 +128,16 @@ async fn a_daemon_and_a_sidecar_come_and_go_and_leave_nothing() {
     let tasks: BTreeSet<_> = changes
         .iter()
         .filter_map(|change| match change {
-            Change::Task(task) => Some((task.launch, task.address.is_some(), task.containers.len())),
+            Change::TaskRead { task, .. } => Some((task.launch, task.address.is_some(), task.containers.len())),
             _ => None,
         })
         .collect();
     assert_eq!(tasks, BTreeSet::from([(LaunchType::Fargate, true, 1)]));
-    assert!(changes.iter().any(|c| matches!(c, Change::Node(n) if n.active && n.connected && n.free_memory > 0)));
+    assert!(
+        changes.iter().any(
+            |c| matches!(c, Change::NodeRead { node, .. } if node.active && node.connected && node.free_memory > 0)
+        )
+    );
 
     let executor = Executor::new(scopes.clone(), Store::open("sqlite::memory:").await.unwrap());
     let act = |kind| Action {
@@ -157,7 +161,7 @@ async fn a_daemon_and_a_sidecar_come_and_go_and_leave_nothing() {
     let carrying = changes
         .iter()
         .filter(
-            |change| matches!(change, Change::Task(task) if task.containers.iter().any(|c| &*c.name == "tasuki-agent")),
+            |change| matches!(change, Change::TaskRead { task, .. } if task.containers.iter().any(|c| &*c.name == "tasuki-agent")),
         )
         .count();
     assert_eq!(carrying, 3, "two tasks of the service and one daemon");

@@ -86,7 +86,7 @@ async fn sweep(share: f64) -> (u64, u64, usize, u64) {
     let mut tasks = 0;
     loop {
         match changes.recv().await.unwrap() {
-            Change::Task(_) => tasks += 1,
+            Change::TaskRead { .. } => tasks += 1,
             Change::ScopeSwept { .. } => break,
             _ => {}
         }

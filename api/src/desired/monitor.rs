@@ -153,6 +153,10 @@ spec! {
         pub repository: String,
         /// `sha256:…` of the (multi-architecture) image index.
         pub digest: String,
+        /// `sha256:…` of the images that the index names, one per platform: ECS reports these for what runs. An agent
+        /// may run any of them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub platform_digests: Vec<String>,
     }
 
     /// What one agent may use.

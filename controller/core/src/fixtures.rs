@@ -188,6 +188,9 @@ pub fn sidecar_report(id: &str, now: Timestamp) -> AgentReport {
         image_digest: None,
         received_at: now,
         conflict: None,
+        heartbeat_seconds: 60,
+        address_verified: true,
+        signed: true,
         heartbeat: heartbeat(now, &[id]),
     }
 }
@@ -196,6 +199,7 @@ pub fn node_report(id: &str, node: &str, tasks: &[&str], now: Timestamp) -> Agen
     AgentReport {
         kind: AgentKind::Node,
         node: Some(node_arn(node)),
+        heartbeat_seconds: 15,
         heartbeat: heartbeat(now, tasks),
         ..sidecar_report(id, now)
     }
@@ -239,6 +243,12 @@ pub fn fleet(changes: Vec<Change>) -> Fleet {
 
 pub fn of_task(task: Task) -> Change {
     Change::Task(Box::new(task))
+}
+pub fn read_task(task: Task, read_at: i64) -> Change {
+    Change::TaskRead { read_at: at(read_at), task: Box::new(task) }
+}
+pub fn read_node(node: Node, read_at: i64) -> Change {
+    Change::NodeRead { read_at: at(read_at), node: Box::new(node) }
 }
 pub fn of_service(service: Service) -> Change {
     Change::Service(Box::new(service))

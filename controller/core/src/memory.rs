@@ -85,7 +85,8 @@ pub struct ServiceHistory {
     pub injected: Vec<Timestamp>,
     /// When its owner took the sidecar out again, the newest last; at most ten.
     pub flipped: Vec<Timestamp>,
-    /// The injected definition that made it worse, and why.
+    /// The injected definition that made it worse, and why. It was rolled back unless the monitor says
+    /// `onFailure: Pause`.
     pub rolled_back: Option<(Str, Failure)>,
     /// Fingerprint of the sidecar spec that made it worse; another one is tried again.
     pub rolled_back_spec: Option<Str>,

@@ -5,6 +5,7 @@ use super::run::Run;
 use crate::scope::{Kind, api};
 use aws_sdk_ecs::operation::RequestId;
 use aws_sdk_ecs::types as ecs;
+use jiff::Timestamp;
 use tasuki_core::fleet::{Change, Str};
 
 /// Sets an attribute on a node.
@@ -42,8 +43,9 @@ pub(super) async fn delete(run: &Run<'_>, node: &Str, name: &str) -> Result<(), 
 
 /// ECS sends no event for an attribute, so the node is read at once.
 async fn tell(run: &Run<'_>, node: &Str) -> Result<(), Stop> {
+    let read_at = Timestamp::now();
     match run.reads().nodes(&run.action.cluster, std::slice::from_ref(node)).await?.pop() {
-        Some(node) => run.change(Change::Node(Box::new(node))),
+        Some(node) => run.change(Change::NodeRead { read_at, node: Box::new(node) }),
         None => run.change(Change::NodeGone(node.clone())),
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The daemon services: one agent on every node.
 
-use super::definition::ensure;
+use super::definition::{Maker, ensure};
 use super::deploy::{point, still};
 use super::outcome::Stop;
 use super::run::Run;
@@ -26,7 +26,7 @@ pub(super) async fn create(run: &Run<'_>, name: &Str, launch: LaunchType, agent:
         }
         _ => {}
     }
-    let definition = ensure(run, daemon_definition(agent), Vec::new(), None).await?;
+    let definition = ensure(run, daemon_definition(agent), Vec::new(), Maker::Tasuki(None)).await?;
     let launch = match launch {
         LaunchType::External => ecs::LaunchType::External,
         _ => ecs::LaunchType::Ec2,
@@ -68,7 +68,7 @@ pub(super) async fn create(run: &Run<'_>, name: &Str, launch: LaunchType, agent:
 pub(super) async fn update(run: &Run<'_>, service: &Str, from: &Str, agent: &AgentSpec) -> Result<(), Stop> {
     still(&ours(run, service).await?, from)?;
     run.before(&**from);
-    let to = ensure(run, daemon_definition(agent), Vec::new(), None).await?;
+    let to = ensure(run, daemon_definition(agent), Vec::new(), Maker::Tasuki(None)).await?;
     if to == *from {
         return Err(Stop::Changed(format!("it runs {to} already")));
     }

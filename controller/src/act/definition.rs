@@ -32,23 +32,51 @@ pub(super) async fn existing(run: &Run<'_>, arn: &str) -> Result<Described, Stop
     described.ok_or_else(|| Stop::Changed(format!("definition {arn} does not exist")))
 }
 
+/// Whose a definition that is about to be registered will be.
+#[derive(Clone, Copy)]
+pub(super) enum Maker<'a> {
+    /// Ours: it gets our tags, is known again by them, and is judged for this sidecar.
+    Tasuki(Option<&'a SidecarSpec>),
+    /// The owner's, in the owner's family, as it was before: nothing of ours stays on it, and it is known
+    /// again by its content. It was read from ECS, so ECS's defaults are filled in on both sides.
+    Owner,
+}
+
+impl<'a> Maker<'a> {
+    fn tags(self, owners_tags: Vec<Value>, monitor: &str, hash: &str) -> Result<Vec<Value>, Stop> {
+        match self {
+            Self::Tasuki(_) => with_ours(owners_tags, monitor, hash),
+            Self::Owner => Ok(owners(owners_tags)),
+        }
+    }
+
+    fn made(self, latest: &Described, hash: &str) -> bool {
+        match self {
+            Self::Tasuki(_) => latest.tag(CONTENT_TAG) == Some(hash),
+            Self::Owner => content_hash(&latest.definition) == hash,
+        }
+    }
+
+    fn sidecar(self) -> Option<&'a SidecarSpec> {
+        match self {
+            Self::Tasuki(sidecar) => sidecar,
+            Self::Owner => None,
+        }
+    }
+}
+
 /// The latest ACTIVE revision of the definition's family if it has exactly this content, else a
 /// new revision: so a process that died after registering finds its revision again. `tags` are the
-/// owner's; ours are added. The fleet is told of it, judged for `sidecar`.
-pub(super) async fn ensure(
-    run: &Run<'_>,
-    definition: Value,
-    tags: Vec<Value>,
-    sidecar: Option<&SidecarSpec>,
-) -> Result<Str, Stop> {
+/// owner's. The fleet is told of it.
+pub(super) async fn ensure(run: &Run<'_>, definition: Value, tags: Vec<Value>, maker: Maker<'_>) -> Result<Str, Stop> {
     let family = definition.get("family").and_then(Value::as_str).unwrap_or_default().to_owned();
     let hash = content_hash(&definition);
-    if let Some(known) = registered(run, &family, &hash).await? {
+    if let Some(known) = registered(run, &family, &hash, maker).await? {
         tracing::debug!(definition = %known.arn(), "revision with this content exists already");
-        tell(run, &known, sidecar);
+        tell(run, &known, maker.sidecar());
         return Ok(known.arn());
     }
-    let tags = with_ours(tags, &run.action.monitor, &hash)?;
+    let tags = maker.tags(tags, &run.action.monitor, &hash)?;
     let Value::Object(fields) = definition else {
         return Err(Stop::Blocked(Reason::UnsupportedPlatform, "the definition is not a JSON object".to_owned()));
     };
@@ -64,9 +92,9 @@ pub(super) async fn ensure(
         Ok(_) => None,
     };
     // ECS answers it with its defaults filled in, as every later read will.
-    match (registered(run, &family, &hash).await?, lost) {
+    match (registered(run, &family, &hash, maker).await?, lost) {
         (Some(found), _) => {
-            tell(run, &found, sidecar);
+            tell(run, &found, maker.sidecar());
             Ok(found.arn())
         }
         (None, Some(lost)) => Err(lost),
@@ -81,9 +109,9 @@ fn tell(run: &Run<'_>, described: &Described, sidecar: Option<&SidecarSpec>) {
 }
 
 /// The latest ACTIVE revision of `family`, if it was registered with content `hash`.
-async fn registered(run: &Run<'_>, family: &str, hash: &str) -> Result<Option<Described>, Stop> {
+async fn registered(run: &Run<'_>, family: &str, hash: &str, maker: Maker<'_>) -> Result<Option<Described>, Stop> {
     let latest = raw::describe(&run.scope, run.priority, family).await?;
-    Ok(latest.filter(|latest| latest.active() && latest.tag(CONTENT_TAG) == Some(hash)))
+    Ok(latest.filter(|latest| latest.active() && maker.made(latest, hash)))
 }
 
 /// Deregisters a revision of ours. Whether something still needs it is decide's to know.

@@ -11,6 +11,7 @@ use crate::store::{ActionRecord, Intent, StoreError};
 use jiff::Timestamp;
 use tasuki_core::action::ActionKind;
 use tasuki_core::fleet::Str;
+use tasuki_core::transform::content_hash;
 
 impl Executor {
     /// Looks what became of every open intent, writes it to the action log and closes it. An
@@ -58,7 +59,8 @@ async fn look(scope: &Scope, intent: &Intent) -> Result<Option<String>, CallErro
         let (family, hash) = intent.marker.split_once(' ').unwrap_or_default();
         let latest = raw::describe(scope, Priority::Action, family).await?;
         return Ok(latest
-            .filter(|latest| latest.tag(CONTENT_TAG) == Some(hash))
+            // Ours by its tag, the owner's by its content.
+            .filter(|latest| latest.tag(CONTENT_TAG) == Some(hash) || content_hash(&latest.definition) == hash)
             .map(|latest| latest.arn().to_string()));
     }
     let service: &Str = match &intent.action.kind {

@@ -6,11 +6,11 @@
 //! ```
 //! A process killed at any arrow starts again from the left and finds what it left behind.
 
-use super::definition::{ensure, existing, owners};
+use super::definition::{Maker, ensure, existing};
 use super::deploy::{point, settled, still};
 use super::outcome::Stop;
+use super::raw;
 use super::run::Run;
-use super::{definition, raw};
 use crate::observe::reads::DESCRIBE_BATCH;
 use crate::scope::api;
 use tasuki_api::coverage::Reason;
@@ -27,7 +27,7 @@ pub(super) async fn inject(run: &Run<'_>, service: &Str, from: &Str, spec: &Side
     let mark = project(&described.definition, None).and_then(|projected| projected.sidecar);
     let source = mark.and_then(|mark| mark.source).unwrap_or_else(|| from.clone());
     let injected = transform::inject(&described.definition, spec, &source)?;
-    let to = ensure(run, injected, described.tags, Some(spec)).await?;
+    let to = ensure(run, injected, described.tags, Maker::Tasuki(Some(spec))).await?;
     unprotected(run, service).await?;
     // Registering may have waited for its budget: what was true then need not be true now.
     ready(&run.service(service).await?, from)?;
@@ -65,7 +65,7 @@ pub(super) async fn without_sidecar(run: &Run<'_>, injected: &str) -> Result<Str
         return Ok(original.arn());
     }
     let stripped = transform::strip(&described.definition)?;
-    definition::ensure(run, stripped, owners(described.tags), None).await
+    ensure(run, stripped, described.tags, Maker::Owner).await
 }
 
 /// Everything that a deployment of ours requires of a service, read again.

@@ -327,6 +327,8 @@ async fn a_new_agent_replaces_the_old_one_and_goes_out_again() {
     let fresh = state.definitions.last().unwrap();
     assert_eq!(fresh["containerDefinitions"], state.definitions[0]["containerDefinitions"]);
     assert!(fresh.get("pidMode").is_none());
+    let tags = wire.bodies("RegisterTaskDefinition").last().unwrap()["tags"].to_string();
+    assert!(!tags.contains("tasuki.dev"), "what is the owner's carries nothing of ours: {tags}");
 }
 
 #[tokio::test]
@@ -376,7 +378,12 @@ async fn a_daemon_is_created_once_updated_and_found_again() {
     let node = ecs.state().nodes[0]["containerInstanceArn"].as_str().unwrap().to_owned();
     let put = action(ActionKind::PutAttribute { node: node.as_str().into(), name: HOLD.into() });
     let outcome = executor.execute(&put, "c").await;
-    assert!(outcome.changes.iter().any(|c| matches!(c, Change::Node(n) if n.attributes.contains_key(HOLD))));
+    assert!(
+        outcome
+            .changes
+            .iter()
+            .any(|c| matches!(c, Change::NodeRead { node, .. } if node.attributes.contains_key(HOLD)))
+    );
 
     let own = executor.own_definitions(&scope_id()).await.unwrap();
     assert!(

@@ -17,7 +17,7 @@ pub struct ServerArgs {
     /// Address of the running controller
     #[arg(long, global = true, env = "TASUKI_SERVER", default_value = "http://127.0.0.1:8080")]
     pub server: String,
-    /// File with the token for commands that change something [default: admin.token in the state directory]
+    /// File with the token that orders need, and questions to a controller that listens beyond its own machine [default: admin.token in the state directory]
     #[arg(long, global = true, env = "TASUKI_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
 }
@@ -93,13 +93,13 @@ impl Client {
 
     /// GET `/api/v1/<path>` with a query.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, AskError> {
-        let request = http::Request::get(self.url(path, query)).header("accept", "application/json");
+        let request = self.question(self.url(path, query));
         self.send(request, Bytes::new(), ANSWER).await
     }
 
     /// GET of what AWS itself must be asked for.
     pub async fn get_slow<T: DeserializeOwned>(&self, path: &str) -> Result<T, AskError> {
-        let request = http::Request::get(self.url(path, &[])).header("accept", "application/json");
+        let request = self.question(self.url(path, &[]));
         self.send(request, Bytes::new(), SLOW).await
     }
 
@@ -107,8 +107,7 @@ impl Client {
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T, AskError> {
         let token = std::fs::read_to_string(&self.token_file)
             .map_err(|error| AskError::Token { path: self.token_file.display().to_string(), why: error.to_string() })?;
-        // A token in the clear may be read on the way.
-        if self.base.scheme() != "https" && !is_loopback(&self.base) {
+        if !self.keeps_secrets() {
             return Err(AskError::Refused(
                 "the token is sent over https or to this machine only; use a tunnel to the controller".to_owned(),
             ));
@@ -117,6 +116,20 @@ impl Client {
             .header("content-type", "application/json")
             .header("authorization", format!("Bearer {}", token.trim()));
         self.send(request, Bytes::from(body.to_string()), SLOW).await
+    }
+
+    /// A token in the clear may be read on the way.
+    fn keeps_secrets(&self) -> bool {
+        self.base.scheme() == "https" || is_loopback(&self.base)
+    }
+
+    /// A GET, with the token where there is one: a controller that listens beyond its own machine asks for it.
+    fn question(&self, url: String) -> http::request::Builder {
+        let request = http::Request::get(url).header("accept", "application/json");
+        match std::fs::read_to_string(&self.token_file) {
+            Ok(token) if self.keeps_secrets() => request.header("authorization", format!("Bearer {}", token.trim())),
+            _ => request,
+        }
     }
 
     fn url(&self, path: &str, query: &[(&str, String)]) -> String {

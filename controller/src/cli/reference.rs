@@ -144,7 +144,7 @@ fn page(command: &mut clap::Command, name: &str, out: &mut String) {
     let help = command
         .render_long_help()
         .to_string()
-        .replace(&super::run::default_state_dir().display().to_string(), "/var/lib/tasuki");
+        .replace(&super::run::default_state_dir().display().to_string(), "/var/lib/tasuki/controller");
     let help: Vec<&str> = help.lines().map(str::trim_end).collect();
     *out += &format!("\n## `{name}`\n\n```text\n{}\n```\n", help.join("\n").trim_end());
     for sub in command.get_subcommands_mut() {

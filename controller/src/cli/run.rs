@@ -2,9 +2,14 @@
 
 use super::exit::Exit;
 use super::terminal::complain;
+use crate::cidr::Cidr;
+use crate::gateway::Limits;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Name of the store's file in the state directory.
+const STORE_FILE: &str = "tasuki.db";
 
 /// Arguments of `tasuki run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,18 +29,44 @@ pub struct RunArgs {
     /// Database: sqlite:///path/file.db or postgres://… [default: tasuki.db in the state directory]
     #[arg(long, env = "TASUKI_STORE")]
     pub store: Option<String>,
+    /// Findings last seen before this are forgotten
+    #[arg(long, env = "TASUKI_KEEP_FINDINGS", default_value = "90d", value_parser = duration)]
+    pub keep_findings: Duration,
+    /// Of more findings than this the oldest are forgotten
+    #[arg(long, env = "TASUKI_MAX_FINDINGS", default_value_t = 100_000)]
+    pub max_findings: u32,
     /// Address of the JSON API, the metrics and the page
     #[arg(long, env = "TASUKI_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
     /// Name by which a proxy reaches the page (may be given several times); loopback names always work
     #[arg(long = "web-host", env = "TASUKI_WEB_HOST", value_delimiter = ',')]
     pub web_hosts: Vec<String>,
+    /// Reading needs no token even where --listen is not loopback: something in front asks who its users are
+    #[arg(long, env = "TASUKI_WEB_OPEN")]
+    pub web_open: bool,
     /// Address that agents report to
     #[arg(long, env = "TASUKI_GATEWAY_LISTEN", default_value = "0.0.0.0:8443")]
     pub gateway_listen: SocketAddr,
     /// How agents reach that address, as https://host:port
     #[arg(long, env = "TASUKI_GATEWAY_URL")]
     pub gateway_url: Option<String>,
+    /// Addresses of load balancers that name their clients by proxy protocol v2, such as 10.0.0.0/24 (may be given
+    /// several times); each of their connections must begin with its header
+    #[arg(long = "gateway-proxy", env = "TASUKI_GATEWAY_PROXY", value_name = "CIDR", value_delimiter = ',')]
+    pub gateway_proxies: Vec<Cidr>,
+    /// PEM file with the gateway's certificate chain, of an authority that the agents' trust store knows [default: one
+    /// of the controller's own authority]; read again every hour
+    #[arg(long, env = "TASUKI_GATEWAY_CERT", requires = "gateway_key")]
+    pub gateway_cert: Option<PathBuf>,
+    /// PEM file with the key of --gateway-cert
+    #[arg(long, env = "TASUKI_GATEWAY_KEY", requires = "gateway_cert")]
+    pub gateway_key: Option<PathBuf>,
+    /// Connections of agents at once from one address; raise it where a load balancer hides theirs
+    #[arg(long, env = "TASUKI_GATEWAY_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = Limits::default().connections_per_address)]
+    pub gateway_connections_per_address: usize,
+    /// Requests of agents a second from one address, on average; raise it where a load balancer hides theirs
+    #[arg(long, env = "TASUKI_GATEWAY_REQUESTS_PER_ADDRESS", value_name = "N", default_value_t = 20)]
+    pub gateway_requests_per_address: u32,
     /// Address of the AWS APIs, for tests against a local cloud
     #[arg(long, env = "TASUKI_AWS_ENDPOINT", hide = true)]
     pub aws_endpoint: Option<String>,
@@ -50,7 +81,7 @@ pub struct RunArgs {
 impl RunArgs {
     /// URL of the store.
     pub fn store_url(&self) -> String {
-        self.store.clone().unwrap_or_else(|| format!("sqlite://{}", self.state_dir.join("tasuki.db").display()))
+        self.store.clone().unwrap_or_else(|| format!("sqlite://{}", self.state_dir.join(STORE_FILE).display()))
     }
 }
 
@@ -80,8 +111,14 @@ pub fn default_state_dir() -> PathBuf {
         (None, Some(home)) if home.as_os_str() != "/root" && home.as_os_str() != "/" => {
             home.join(".local/state/tasuki")
         }
-        _ => PathBuf::from("/var/lib/tasuki"),
+        _ => system_dir(Path::new("/var/lib/tasuki")),
     }
+}
+
+/// The controller's part of `base`, which the agent on the same machine uses as well; `base` itself where an
+/// earlier version left its store there.
+fn system_dir(base: &Path) -> PathBuf {
+    if base.join(STORE_FILE).exists() { base.to_owned() } else { base.join("controller") }
 }
 
 /// The three lines that make the first run useful.
@@ -151,6 +188,14 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn the_controller_does_not_share_the_agents_directory_unless_its_store_is_there() {
+        let base = tempfile::tempdir().unwrap();
+        assert_eq!(super::system_dir(base.path()), base.path().join("controller"));
+        std::fs::write(base.path().join(super::STORE_FILE), "").unwrap();
+        assert_eq!(super::system_dir(base.path()), base.path());
     }
 
     #[test]

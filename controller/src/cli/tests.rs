@@ -134,7 +134,7 @@ fn explain_screen() {
         fact("definition shop:17 carries no sidecar", "sweep", Some(at(-200))),
         fact("monitor prod: delivery Live", "config", None),
     ];
-    insta::assert_snapshot!("explain", explain::facts(&Explanation { coverage, facts }, at(0)));
+    insta::assert_snapshot!("explain", explain::facts(&Explanation { coverage, facts, identity: None }, at(0)));
     insta::assert_snapshot!(
         "explain_reason",
         explain::of_reason(explain::reason("wouldinterrupt").unwrap(), Output::Table)

@@ -4,6 +4,7 @@ use super::Shared;
 use crate::act::budget::Priority;
 use crate::observe::reads::{DESCRIBE_BATCH, Reads};
 use crate::scope::Scopes;
+use jiff::Timestamp;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -80,6 +81,7 @@ impl Gather {
             let mut arns: Vec<Str> = batch.iter().map(|(arn, _)| arn.clone()).collect();
             arns.sort_unstable();
             arns.dedup();
+            let read_at = Timestamp::now();
             let answer = match self.scopes.get(scope) {
                 Some(scope) => {
                     let reads = Reads { scope: &scope, priority: Priority::Event };
@@ -92,7 +94,8 @@ impl Gather {
             if let Ok(tasks) = &tasks {
                 for task in tasks.values() {
                     // The engine is gone only while everything ends.
-                    let _ = self.changes.send(Change::Task(Box::new((**task).clone()))).await;
+                    let task = Box::new((**task).clone());
+                    let _ = self.changes.send(Change::TaskRead { read_at, task }).await;
                 }
             }
             for (arn, caller) in batch {

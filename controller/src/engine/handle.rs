@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tasuki_api::coverage::{Counts, Depth, Placement, TaskCoverage};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -39,6 +40,29 @@ pub struct View {
     pub desired: String,
     /// Every change is stopped.
     pub frozen: bool,
+    /// What was lost since start because there was too much of it, by name.
+    pub lost: BTreeMap<String, u64>,
+    /// What agents say of themselves, by cluster.
+    pub agents: Vec<AgentTotals>,
+}
+
+/// What the agents of one cluster say of themselves in their last heartbeats, summed. Counts are since each
+/// agent's start, so a sum falls when an agent goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentTotals {
+    /// Cluster name.
+    pub cluster: String,
+    /// Agents.
+    pub agents: u64,
+    /// Findings lost because a spool was full.
+    pub findings_lost: u64,
+    /// Evictions from bounded caches.
+    pub evictions: u64,
+    /// Events that could not be given a task.
+    pub unnamed_events: u64,
+    /// Agents that did not get their scheduling priority.
+    pub without_priority: u64,
 }
 
 /// One cluster.
@@ -134,6 +158,19 @@ pub struct Explanation {
     pub coverage: TaskCoverage,
     /// The facts behind the verdict.
     pub facts: Vec<Fact>,
+    /// How the agent that speaks for it proved who it is; absent where none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<AgentProof>,
+}
+
+/// How an agent proved whose agent it is (docs/concepts/identity.md).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentProof {
+    /// `Verified` where it came from its task's own address, else `Unverified`.
+    pub address: String,
+    /// Its task's role signed for it.
+    pub signed: bool,
 }
 
 /// What `tasuki plan` shows of one service or cluster.
@@ -178,8 +215,9 @@ pub enum Request {
     Explain(String, oneshot::Sender<Option<Explanation>>),
     /// What would Enforce do?
     Plan(oneshot::Sender<Vec<PlanItem>>),
-    /// Stop, or allow again, every change.
-    Freeze(bool, oneshot::Sender<()>),
+    /// Stop, or allow again, every change. It is in force either way; an error says that a restart would
+    /// undo it, and why.
+    Freeze(bool, oneshot::Sender<Result<(), String>>),
     /// Try failed versions and rolled-back services of this cluster (name or ARN) again.
     /// Answers how many were forgotten.
     Retry(String, oneshot::Sender<usize>),

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tasuki_api::desired::Document;
+use tasuki_api::desired::{Document, ImageSpec};
 use tasuki_core::action::GatewaySpec;
 use tasuki_core::desired::Desired;
 use tasuki_core::fleet::{Change, ScopeId, Str};
@@ -26,9 +26,9 @@ use tokio::time::Instant;
 const FRESHNESS: Duration = Duration::from_secs(1);
 /// How long after a problem that may pass by itself everything is brought in step again.
 const RETRY: Duration = Duration::from_secs(15);
-/// Digests that stay approved for one monitor: the wanted one and those before it, from which
+/// Digests that stay approved for one monitor: the wanted ones and those before them, from which
 /// nodes and tasks are still being rolled.
-const APPROVED: usize = 10;
+const APPROVED: usize = 64;
 /// Setting: digests that each monitor's agents may run.
 pub(super) const APPROVED_SETTING: &str = "agents.approved";
 
@@ -226,6 +226,7 @@ impl Source {
         for (name, sum) in names.into_iter().zip(sums) {
             self.queue_tally.set(name, sum);
         }
+        self.queue_tally.set("KnownEmptied", self.observer.known_emptied());
     }
 
     fn scope_views(&self) -> Vec<ScopeView> {
@@ -244,20 +245,15 @@ impl Source {
         self.observer.status().into_iter().map(view).collect()
     }
 
-    /// Adds each monitor's digest to those that its agents may run, the newest last.
+    /// Adds each monitor's digests, of the index and of the images in it, to those that its agents may run,
+    /// the newest last.
     async fn approve(&self, documents: &[Document]) {
         let mut approved = self.shared.read().approved.clone();
         for document in documents {
             if let Document::RuntimeMonitor(monitor) = document
                 && let Some(agent) = &monitor.spec.agent
             {
-                let digests = approved.entry(monitor.metadata.name.as_str().into()).or_default();
-                let digest = Str::from(agent.image.digest.as_str());
-                digests.retain(|known| *known != digest);
-                digests.push(digest);
-                if digests.len() > APPROVED {
-                    digests.remove(0);
-                }
+                add_digests(approved.entry(monitor.metadata.name.as_str().into()).or_default(), &agent.image);
             }
         }
         if approved == self.shared.read().approved {
@@ -268,5 +264,36 @@ impl Source {
             tracing::warn!(%error, "the approved digests would not outlive a restart");
         }
         self.shared.write().approved = approved;
+    }
+}
+
+/// Makes an image's digests the newest of `approved`.
+fn add_digests(approved: &mut Vec<Str>, image: &ImageSpec) {
+    let wanted: Vec<Str> =
+        image.platform_digests.iter().chain([&image.digest]).map(|digest| Str::from(digest.as_str())).collect();
+    approved.retain(|known| !wanted.contains(known));
+    approved.extend(wanted);
+    approved.drain(..approved.len().saturating_sub(APPROVED));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_may_run_the_index_and_any_image_in_it_and_the_oldest_go_first() {
+        let mut approved = Vec::new();
+        let image = |name: &str, platforms: &[String]| ImageSpec {
+            repository: "r".to_owned(),
+            digest: name.to_owned(),
+            platform_digests: platforms.to_vec(),
+        };
+        add_digests(&mut approved, &image("old", &[]));
+        add_digests(&mut approved, &image("new", &["amd64".to_owned(), "arm64".to_owned()]));
+        add_digests(&mut approved, &image("old", &[]));
+        assert_eq!(approved.iter().map(|digest| &**digest).collect::<Vec<_>>(), ["amd64", "arm64", "new", "old"]);
+        let many: Vec<String> = (0..APPROVED - 2).map(|platform| platform.to_string()).collect();
+        add_digests(&mut approved, &image("newest", &many));
+        assert_eq!((approved.len(), &*approved[0], &*approved[APPROVED - 1]), (APPROVED, "old", "newest"));
     }
 }

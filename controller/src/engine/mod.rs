@@ -9,6 +9,7 @@ mod ended;
 mod flight;
 mod gather;
 mod handle;
+mod housekeeping;
 mod inputs;
 mod minutes;
 mod plan;

@@ -1,12 +1,13 @@
 //! Starts everything and waits until it is told to stop.
 
 use super::buses::ScopeBuses;
+use super::housekeeping::{Keep, tidy};
 use super::inputs::{APPROVED_SETTING, Source};
 use super::view::Context as ViewContext;
 use super::{Engine, Execute, FleetDirectory, Inputs, Knowledge, MINUTES, Minutes, Outcome, Shared, View, Work};
 use crate::act::{Executor, Owned, Verdict};
 use crate::cli::RunArgs;
-use crate::gateway::{self, Gateway, Parts, PolicyStore, StsEndpoint};
+use crate::gateway::{self, Certificate, Gateway, Parts, PolicyStore, StsEndpoint};
 use crate::http::Http;
 use crate::observe::Observer;
 use crate::scope::{self, Scopes};
@@ -113,6 +114,7 @@ pub struct Controller {
     working: JoinHandle<()>,
     following: JoinHandle<()>,
     serving: JoinHandle<std::io::Result<()>>,
+    tidying: JoinHandle<()>,
 }
 
 impl Controller {
@@ -155,6 +157,8 @@ impl Controller {
         metrics.join_tally("gateway", gateway.tally().clone());
         metrics.join_tally("sinks", sinks.tally().clone());
         metrics.join_tally("queue", queue_tally.clone());
+        let store_tally = Arc::new(Tally::default());
+        metrics.join_tally("store", store_tally.clone());
 
         let (requests, asked) = mpsc::channel(64);
         let (view_sender, view) = watch::channel(Arc::new(View::default()));
@@ -202,6 +206,8 @@ impl Controller {
             .with_context(|| format!("cannot listen on {}; name another address with --listen", args.listen))?;
         let listen = listener.local_addr().context("the address is gone again")?;
         let stop = CancellationToken::new();
+        let keep = Keep { age: args.keep_findings, findings: args.max_findings };
+        let tidying = tokio::spawn(tidy(store.clone(), keep, store_tally, stop.clone()));
         let engine = Engine { view, requests };
         let web = Web {
             engine: engine.clone(),
@@ -211,6 +217,7 @@ impl Controller {
             token,
             gateway: gateway_spec,
             hosts: args.web_hosts.clone(),
+            open: args.web_open,
             listen,
         };
         tracing::info!(address = %listen, "the page and the API are served");
@@ -218,7 +225,7 @@ impl Controller {
         let following = tokio::spawn(source.run());
         let (ending, ended) = watch::channel(false);
         let working = tokio::spawn(work.run(ended));
-        Ok(Self { engine, store, gateway, listen, stop, ending, working, following, serving })
+        Ok(Self { engine, store, gateway, listen, stop, ending, working, following, serving, tidying })
     }
 
     /// What the engine may be asked.
@@ -254,6 +261,7 @@ impl Controller {
             gateway.stop(GRACE).await;
         }
         drop(self.engine);
+        self.tidying.await.context("tidying up broke")?;
         self.serving.await.context("the web server broke")?.context("the web server failed")
     }
 }
@@ -282,6 +290,15 @@ fn gateway_config(args: &RunArgs) -> anyhow::Result<gateway::Config> {
     names.sort();
     names.dedup();
     let mut config = gateway::Config::new(args.gateway_listen, names);
+    if let (Some(chain), Some(key)) = (&args.gateway_cert, &args.gateway_key) {
+        config.certificate = Certificate::Files { chain: chain.clone(), key: key.clone() };
+    }
+    config.proxies = args.gateway_proxies.clone();
+    let limits = &mut config.limits;
+    limits.connections_per_address = args.gateway_connections_per_address.max(1);
+    // A burst as many times the average as by default.
+    let requests = f64::from(args.gateway_requests_per_address.max(1));
+    (limits.burst, limits.requests_per_second) = (limits.burst / limits.requests_per_second * requests, requests);
     if let Some(endpoint) = &args.aws_endpoint {
         config.sts = StsEndpoint::Override(endpoint.parse().context("--aws-endpoint is no URL")?);
     }
@@ -311,4 +328,33 @@ async fn stopped() -> anyhow::Result<()> {
         _ = tokio::signal::ctrl_c() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    #[test]
+    fn the_gateway_gets_what_its_flags_say() {
+        let line = "run --gateway-proxy 10.0.0.0/24 --gateway-proxy 10.0.1.7 --gateway-cert c.pem --gateway-key k.pem \
+                    --gateway-connections-per-address 5000 --gateway-requests-per-address 400";
+        let args = Line::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{error}")).run;
+        let config = gateway_config(&args).unwrap();
+        assert_eq!(config.proxies, ["10.0.0.0/24".parse().unwrap(), "10.0.1.7/32".parse().unwrap()]);
+        assert!(matches!(config.certificate, Certificate::Files { chain, .. } if chain.ends_with("c.pem")));
+        let limits = (config.limits.connections_per_address, config.limits.requests_per_second, config.limits.burst);
+        assert_eq!(limits, (5000, 400.0, 2000.0));
+        let bare = Line::try_parse_from(["run"]).unwrap_or_else(|error| panic!("{error}")).run;
+        let config = gateway_config(&bare).unwrap();
+        assert!(config.proxies.is_empty() && matches!(config.certificate, Certificate::Own { .. }));
+        assert_eq!(config.limits, gateway::Limits::default());
+        assert!(Line::try_parse_from(["run", "--gateway-cert", "c.pem"]).is_err(), "a certificate without its key");
+    }
 }

@@ -28,7 +28,8 @@ pub(super) enum Step {
 
 /// An uninstall.
 pub(super) struct Uninstall {
-    answer: oneshot::Sender<Vec<String>>,
+    /// Everyone who asked for it meanwhile.
+    answers: Vec<oneshot::Sender<Vec<String>>>,
     deadline: Instant,
     pub step: Step,
 }
@@ -37,7 +38,13 @@ impl Uninstall {
     /// Begins.
     pub fn new(answer: oneshot::Sender<Vec<String>>, limit: Duration) -> Self {
         let now = Instant::now();
-        Self { answer, deadline: now + limit, step: Step::Describe(now) }
+        Self { answers: vec![answer], deadline: now + limit, step: Step::Describe(now) }
+    }
+
+    /// Someone else asks for the same: one uninstall answers both.
+    pub fn also(&mut self, answer: oneshot::Sender<Vec<String>>) {
+        self.answers.retain(|answer| !answer.is_closed());
+        self.answers.push(answer);
     }
 
     /// No time is left.
@@ -52,6 +59,8 @@ impl Uninstall {
 
     /// Says what is left. Whoever asked may have gone meanwhile: an unheard answer is no loss.
     pub fn end(self, left: Vec<String>) {
-        let _ = self.answer.send(left);
+        for answer in self.answers {
+            let _ = answer.send(left.clone());
+        }
     }
 }

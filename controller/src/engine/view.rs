@@ -1,6 +1,8 @@
 //! From what is known to what is shown.
 
-use super::{ClusterView, Explanation, Fact, Knowledge, ProblemView, RolloutView, ScopeView, View};
+use super::{
+    AgentProof, AgentTotals, ClusterView, Explanation, Fact, Knowledge, ProblemView, RolloutView, ScopeView, View,
+};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use tasuki_api::coverage::{Depth, Placement, TaskCoverage, Verdict};
@@ -38,6 +40,8 @@ pub fn build(known: &Knowledge, context: &Context, now: Timestamp) -> View {
         problems: context.problems.clone(),
         desired: context.desired.clone(),
         frozen: context.frozen,
+        lost: lost(known),
+        agents: agents(known),
     }
 }
 
@@ -51,7 +55,45 @@ pub fn explain(known: &Knowledge, text: &str, now: Timestamp) -> Option<Explanat
     }
     let explained = known.decider.explain(&known.fleet, task, now)?;
     let fact = |fact: tasuki_core::decide::Fact| Fact { text: fact.text, source: fact.source.to_string(), at: fact.at };
-    Some(Explanation { coverage: explained.coverage, facts: explained.facts.into_iter().map(fact).collect() })
+    let speaks =
+        known.fleet.place_of_task(task).and_then(|(cluster, group)| known.decider.verdict(cluster, group, task));
+    let speaks = speaks.and_then(|verdict| known.fleet.agent(verdict.agent?));
+    let identity = speaks.map(|agent| AgentProof {
+        address: if agent.report.address_verified { "Verified" } else { "Unverified" }.to_owned(),
+        signed: agent.report.signed,
+    });
+    let facts = explained.facts.into_iter().map(fact).collect();
+    Some(Explanation { coverage: explained.coverage, facts, identity })
+}
+
+fn lost(known: &Knowledge) -> BTreeMap<String, u64> {
+    let losses = known.fleet.losses();
+    let counts = [
+        ("AgentsRefused", losses.agents_refused),
+        ("AgentNamesDropped", losses.names_dropped),
+        ("TombstonesEvicted", losses.tombstones_evicted),
+        ("DefinitionsEvicted", losses.definitions_evicted),
+        ("MissedDropped", known.decider.memory().missed_dropped),
+        ("EndedDropped", known.ended.dropped),
+    ];
+    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+fn agents(known: &Knowledge) -> Vec<AgentTotals> {
+    let mut clusters: BTreeMap<&str, AgentTotals> = BTreeMap::new();
+    for agent in known.fleet.agents() {
+        let Some(cluster) = agent.report.task.split('/').nth(1) else { continue };
+        let usage = &agent.report.heartbeat.usage;
+        let totals = clusters.entry(cluster).or_default();
+        totals.agents += 1;
+        // What an agent says may be anything.
+        let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
+        add(&mut totals.findings_lost, usage.spool_dropped);
+        add(&mut totals.evictions, usage.evictions);
+        add(&mut totals.unnamed_events, usage.unnamed_events);
+        totals.without_priority += u64::from(!usage.prioritised);
+    }
+    clusters.into_iter().map(|(cluster, totals)| AgentTotals { cluster: cluster.to_owned(), ..totals }).collect()
 }
 
 fn clusters(known: &Knowledge, tasks: &[TaskCoverage], now: Timestamp) -> Vec<ClusterView> {

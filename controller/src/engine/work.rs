@@ -95,6 +95,8 @@ struct Running {
     shown: Instant,
     view_cost: Duration,
     uninstalling: Option<Uninstall>,
+    /// Memory changed and the store did not take it: nothing that may rest on it is begun.
+    unkept: bool,
 }
 
 /// What comes back from calls.
@@ -118,6 +120,7 @@ impl Work {
             shown: Instant::now(),
             view_cost: Duration::ZERO,
             uninstalling: None,
+            unkept: false,
         };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -198,13 +201,8 @@ impl Running {
     }
 
     async fn carry_out(&mut self, decision: Decision) {
-        if decision.memory_changed {
-            let memory = self.work.shared.read().decider.memory().clone();
-            if let Err(error) = self.work.store.set_memory(&memory).await {
-                // What follows from it would be done twice after a crash: it waits for the store.
-                tracing::error!(%error, "actions wait until the store keeps what they rest on");
-                return;
-            }
+        if (decision.memory_changed || self.unkept) && !self.keep_memory().await {
+            return;
         }
         if self.uninstalling.is_some() {
             return;
@@ -214,6 +212,23 @@ impl Running {
                 self.start(action);
             }
         }
+    }
+
+    /// Whether the store has what was decided. What follows from it would be done twice after a crash, and
+    /// the decider does not say again that it changed: everything waits until the store took it.
+    async fn keep_memory(&mut self) -> bool {
+        let memory = self.work.shared.read().decider.memory().clone();
+        let kept = self.work.store.set_memory(&memory).await;
+        if let Err(error) = &kept
+            && !self.unkept
+        {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "actions wait until the store keeps what they rest on"
+            );
+        }
+        self.unkept = kept.is_err();
+        !self.unkept
     }
 
     async fn land(&mut self, landing: Landing) {
@@ -287,20 +302,31 @@ impl Running {
                 let _ = answer.send(plan::plan(&self.work.shared.read(), now));
             }
             Request::Freeze(on, answer) => {
-                self.freeze(on).await;
-                let _ = answer.send(());
+                let _ = answer.send(self.freeze(on).await);
             }
             Request::Retry(cluster, answer) => {
-                let forgotten = self.retry(&cluster);
+                let forgotten = {
+                    let known = &mut *self.work.shared.write();
+                    known.decider.retry_cluster(&known.fleet, &cluster)
+                };
+                self.unkept |= forgotten > 0;
                 self.flights.retry_all();
                 self.tick().await;
                 let _ = answer.send(forgotten);
             }
-            Request::Uninstall(answer) => {
-                self.freeze(true).await;
-                self.uninstalling = Some(Uninstall::new(answer, super::UNINSTALL_LIMIT));
-                self.go_on_uninstalling();
-            }
+            Request::Uninstall(answer) => match &mut self.uninstalling {
+                Some(uninstall) => uninstall.also(answer),
+                None => match self.freeze(true).await {
+                    Ok(()) => {
+                        self.uninstalling = Some(Uninstall::new(answer, super::UNINSTALL_LIMIT));
+                        self.go_on_uninstalling();
+                    }
+                    // After a restart everything would be put back.
+                    Err(error) => {
+                        let _ = answer.send(vec![format!("everything; nothing was taken out: {error}")]);
+                    }
+                },
+            },
             Request::Inventory(answer) => {
                 let executor = self.work.executor.clone();
                 tokio::spawn(async move {
@@ -310,29 +336,15 @@ impl Running {
         }
     }
 
-    async fn freeze(&self, on: bool) {
+    /// Freezes, or lets go again. It is in force either way; an error says that a restart would undo it.
+    async fn freeze(&self, on: bool) -> Result<(), String> {
         let kept = self.work.store.set_setting(FROZEN, if on { "true" } else { "false" }).await;
-        if let Err(error) = kept {
-            tracing::error!(%error, on, "the freeze is in force but would not outlive a restart");
-        }
         self.work.freeze.send_replace(on);
-    }
-
-    fn retry(&mut self, cluster: &str) -> usize {
-        let mut known = self.work.shared.write();
-        let matches = |name: &str| name == cluster || name.rsplit('/').next() == Some(cluster);
-        let arns: Vec<Str> = known.fleet.clusters().map(|(arn, _)| arn.clone()).filter(|arn| matches(arn)).collect();
-        let memory = known.decider.memory();
-        let failed = memory.failed.keys().filter(|key| arns.iter().any(|arn| key.starts_with(&**arn))).cloned();
-        let services = memory.services.iter().filter(|(service, history)| {
-            let place = known.fleet.service(service).map(|service| service.cluster.clone());
-            history.rolled_back.is_some() && place.is_some_and(|place| arns.contains(&place))
-        });
-        let targets: Vec<Str> = failed.chain(services.map(|(service, _)| service.clone())).collect();
-        for target in &targets {
-            known.decider.retry(target);
-        }
-        targets.len()
+        kept.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, on, "the freeze would not outlive a restart");
+            let word = if on { "frozen" } else { "no longer frozen" };
+            format!("everything is {word}, but not after a restart: {error}; order it again once that is mended")
+        })
     }
 
     /// One round of an uninstall: what is still there is asked for again until nothing is.

@@ -1,6 +1,6 @@
 //! Heartbeats: cut down to what the agent may speak for, then handed to the engine.
 
-use super::evidence::shown;
+use super::evidence::{Address, shown};
 use super::refuse::{Code, Refused};
 use super::sessions::Session;
 use super::{Inner, directory::Known};
@@ -38,6 +38,9 @@ pub(super) async fn take(inner: &Inner, session: &Session, body: &[u8]) -> Resul
         image_digest: own.and_then(|container| container.image_digest.clone()),
         received_at: now,
         conflict: session.conflict(),
+        heartbeat_seconds: u32::try_from(session.interval.as_secs()).unwrap_or(60),
+        address_verified: session.address == Address::Verified,
+        signed: session.signed,
         heartbeat,
     };
     let change = Change::Agent(Box::new(report));

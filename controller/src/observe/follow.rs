@@ -5,6 +5,7 @@ use super::event::Follow;
 use super::reads::{DESCRIBE_BATCH, Reads, SERVICE_BATCH};
 use crate::act::budget::Priority;
 use crate::scope::{CallError, Kind, Scope};
+use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -133,6 +134,7 @@ async fn read(
             }
         }
     }
+    let read_at = Timestamp::now();
     let mut found = Vec::new();
     for arns in Vec::from_iter(clusters).chunks(DESCRIBE_BATCH) {
         for cluster in reads.clusters(arns).await? {
@@ -144,7 +146,7 @@ async fn read(
         for arns in Vec::from_iter(arns).chunks(DESCRIBE_BATCH) {
             for node in absent_is_none(reads.nodes(&cluster, arns).await)? {
                 known.node(&node.arn, node.connected);
-                found.push(Change::Node(Box::new(node)));
+                found.push(Change::NodeRead { read_at, node: Box::new(node) });
             }
         }
     }

@@ -123,11 +123,11 @@ async fn one(reads: Reads<'_>, known: &Known, cluster: &Cluster, changes: &Sende
     let nodes = reads.list_nodes(arn).await?;
     for node in reads.nodes(arn, &nodes).await? {
         known.node(&node.arn, node.connected);
-        changes.send(Change::Node(Box::new(node))).await.map_err(|_| Ended::Stopped)?;
+        changes.send(Change::NodeRead { read_at, node: Box::new(node) }).await.map_err(|_| Ended::Stopped)?;
     }
     let tasks = reads.list_tasks(arn).await?;
     for task in reads.tasks(arn, &tasks).await? {
-        changes.send(Change::Task(Box::new(task))).await.map_err(|_| Ended::Stopped)?;
+        changes.send(Change::TaskRead { read_at, task: Box::new(task) }).await.map_err(|_| Ended::Stopped)?;
     }
     let totals = Totals { clusters: 1, services: services.len(), tasks: tasks.len(), nodes: nodes.len(), failed: 0 };
     tracing::debug!(cluster = %cluster.name, ?totals, "cluster is swept");

@@ -41,7 +41,7 @@ async fn a_sweep_makes_exactly_the_calls_of_the_formula() {
     let totals = totals.unwrap();
     assert_eq!((totals.clusters, totals.services, totals.tasks, totals.nodes), (6, 152, 459, 205));
     let count = |what: fn(&Change) -> bool| changes.iter().filter(|change| what(change)).count();
-    assert_eq!(count(|change| matches!(change, Change::Task(_))), 459);
+    assert_eq!(count(|change| matches!(change, Change::TaskRead { .. })), 459);
     assert_eq!(count(|change| matches!(change, Change::Swept { .. })), 6);
     assert!(matches!(changes.last(), Some(Change::ScopeSwept { clusters, .. }) if clusters.len() == 6));
     // The list that Swept carries is complete even where it took several pages.

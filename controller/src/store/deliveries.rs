@@ -56,14 +56,16 @@ impl Store {
         transaction.commit().await.map_err(doing(wrong))
     }
 
+    /// Forgets deliveries of findings that are gone.
+    pub(super) async fn prune_deliveries_of_gone(&self) -> Result<u64> {
+        let gone = sqlx::query("DELETE FROM deliveries WHERE finding NOT IN (SELECT id FROM findings)");
+        Ok(gone.execute(&self.pool).await.map_err(doing("prune deliveries"))?.rows_affected())
+    }
+
     /// Forgets deliveries of findings that are gone, and of sinks that are not in `sinks`.
     pub async fn prune_deliveries(&self, sinks: &[String]) -> Result<u64> {
         let wrong = "prune deliveries";
-        let mut gone = sqlx::query("DELETE FROM deliveries WHERE finding NOT IN (SELECT id FROM findings)")
-            .execute(&self.pool)
-            .await
-            .map_err(doing(wrong))?
-            .rows_affected();
+        let mut gone = self.prune_deliveries_of_gone().await?;
         let rows =
             sqlx::query("SELECT DISTINCT sink FROM deliveries").fetch_all(&self.pool).await.map_err(doing(wrong))?;
         for row in &rows {

@@ -142,23 +142,39 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes the findings last seen before `before`, and of the rest all but the newest `keep`.
-    /// Returns how many went.
-    pub async fn prune_findings(&self, before: Timestamp, keep: u32) -> Result<u64> {
-        let old = sqlx::query("DELETE FROM findings WHERE last_seen < $1")
-            .bind(micros(before))
-            .execute(&self.pool)
-            .await
-            .map_err(doing("prune findings"))?;
-        let excess = sqlx::query(
-            "DELETE FROM findings WHERE id IN (SELECT id FROM findings ORDER BY last_seen DESC LIMIT 1000000000 OFFSET $1)",
-        )
-        .bind(i64::from(keep))
-        .execute(&self.pool)
-        .await
-        .map_err(doing("prune findings"))?;
-        Ok(old.rows_affected() + excess.rows_affected())
+    /// Deletes the findings last seen before `before`, and of the rest all but the newest `keep`; with them
+    /// goes what was noted of their delivery.
+    pub async fn prune_findings(&self, before: Timestamp, keep: u32) -> Result<Pruned> {
+        const OLD: &str = "last_seen < $1";
+        const EXCESS: &str = "id IN (SELECT id FROM findings ORDER BY last_seen DESC LIMIT 1000000000 OFFSET $1)";
+        let mut pruned = Pruned::default();
+        for (which, bound) in [(OLD, micros(before)), (EXCESS, i64::from(keep))] {
+            // Those that a sink still waits for go first, so that they can be told apart.
+            for waiting in [" AND sent = 0 AND suppressed IS NULL", ""] {
+                let gone = sqlx::query(AssertSqlSafe(format!("DELETE FROM findings WHERE {which}{waiting}")))
+                    .bind(bound)
+                    .execute(&self.pool)
+                    .await
+                    .map_err(doing("prune findings"))?
+                    .rows_affected();
+                pruned.all += gone;
+                pruned.unsent += if waiting.is_empty() { 0 } else { gone };
+            }
+        }
+        if pruned.all > 0 {
+            self.prune_deliveries_of_gone().await?;
+        }
+        Ok(pruned)
     }
+}
+
+/// What [`Store::prune_findings`] deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// All.
+    pub all: u64,
+    /// Of these, findings that not every sink had taken; where there is no sink, all that were not suppressed.
+    pub unsent: u64,
 }
 
 pub(super) fn stored(row: &sqlx::any::AnyRow) -> Result<StoredFinding> {
@@ -216,7 +232,10 @@ mod tests {
         assert_eq!(store.unsent_findings(100).await.unwrap().len(), 9);
         store.mark_sent(Ulid(1)).await.unwrap();
         assert_eq!(store.unsent_findings(100).await.unwrap().len(), 8);
-        assert_eq!(store.prune_findings(Timestamp::from_second(3).unwrap(), 5).await.unwrap(), 5);
+        store.mark_delivered("one", &[Ulid(2), Ulid(7)], &["one".to_owned(), "two".to_owned()]).await.unwrap();
+        let pruned = store.prune_findings(Timestamp::from_second(3).unwrap(), 5).await.unwrap();
+        assert_eq!(pruned, Pruned { all: 5, unsent: 3 }, "1 was sent and 4 suppressed");
+        assert_eq!(store.prune_deliveries(&["one".to_owned()]).await.unwrap(), 0, "only the delivery of 7 is left");
         let left = store.findings(&FindingFilter { suppressed: true, ..Default::default() }).await.unwrap();
         assert_eq!(left.iter().map(|f| f.finding.id.0).collect::<Vec<_>>(), [10, 9, 8, 7, 6]);
     }

@@ -101,6 +101,21 @@ impl Store {
         Ok(())
     }
 
+    /// Deletes lines of the action log from before `before`, and of the rest all but about the newest `keep`.
+    /// Returns how many went.
+    pub async fn prune_actions(&self, before: Timestamp, keep: u32) -> Result<u64> {
+        let wrong = "prune the action log";
+        let last = sqlx::query("SELECT at FROM actions ORDER BY at DESC LIMIT 1 OFFSET $1")
+            .bind(i64::from(keep))
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(doing(wrong))?;
+        let last: Option<i64> = last.map(|row| row.try_get(0)).transpose().map_err(doing(wrong))?;
+        let before = last.map_or(micros(before), |last| micros(before).max(last.saturating_add(1)));
+        let gone = sqlx::query("DELETE FROM actions WHERE at < $1").bind(before);
+        Ok(gone.execute(&self.pool).await.map_err(doing(wrong))?.rows_affected())
+    }
+
     /// The newest lines of the action log, the newest first.
     pub async fn actions(&self, limit: u32) -> Result<Vec<ActionRecord>> {
         let rows = sqlx::query("SELECT body FROM actions ORDER BY at DESC LIMIT $1")

@@ -10,7 +10,7 @@ mod journal;
 mod pins;
 mod schema;
 
-pub use findings::{FindingFilter, StoredFinding};
+pub use findings::{FindingFilter, Pruned, StoredFinding};
 pub use journal::{ActionRecord, Intent};
 pub use pins::{Pin, Pinned};
 

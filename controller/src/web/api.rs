@@ -345,8 +345,9 @@ pub struct FreezeOrder {
 }
 
 pub async fn freeze(State(web): State<Arc<Web>>, Json(order): Json<FreezeOrder>) -> Answer<FreezeAnswer> {
-    web.demand(|done| Request::Freeze(order.frozen, done), Some(THINK)).await?;
     tracing::warn!(frozen = order.frozen, "freeze was ordered");
+    let done = web.demand(|done| Request::Freeze(order.frozen, done), Some(THINK)).await?;
+    done.map_err(|error| refuse(StatusCode::SERVICE_UNAVAILABLE, error))?;
     Ok(Json(FreezeAnswer { frozen: order.frozen }))
 }
 

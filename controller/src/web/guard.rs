@@ -29,6 +29,11 @@ impl Web {
         loopback || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
     }
 
+    /// Who may reach the address may read: it is this machine's own, or something in front of it asks.
+    fn reads_openly(&self) -> bool {
+        self.open || self.listen.ip().is_loopback()
+    }
+
     /// Why a request is refused.
     fn judge(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
         // HTTP/2 carries the name in the URI, HTTP/1.1 in the header.
@@ -47,10 +52,12 @@ impl Web {
                 return Some((StatusCode::FORBIDDEN, "requests of another site's pages are refused"));
             }
         }
-        if !matches!(*method, Method::GET | Method::HEAD) && !self.token.is_in(headers.get(AUTHORIZATION)) {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        if !(reads && self.reads_openly()) && !self.token.is_in(headers.get(AUTHORIZATION)) {
             return Some((
                 StatusCode::UNAUTHORIZED,
-                "this needs the token in admin.token in the controller's state directory",
+                "this needs the token in admin.token in the controller's state directory, as `Authorization: Bearer TOKEN`; \
+                 a proxy that asks who its users are can read without it where the controller runs with --web-open",
             ));
         }
         None

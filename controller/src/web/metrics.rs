@@ -1,7 +1,7 @@
 //! `/metrics`: OpenMetrics of the view, the store, and whatever colleagues count.
 
 use super::Web;
-use crate::engine::View;
+use crate::engine::{AgentTotals, View};
 use crate::tally::Tally;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -88,6 +88,8 @@ impl Collector for Seen {
         gauge("tasuki_frozen", "1 while every change is stopped", f64::from(u8::from(self.view.frozen)))?;
         gauge("tasuki_desired_problems", "Problems of the desired state", self.view.problems.len() as f64)?;
         self.scopes(&mut out)?;
+        self.lost(&mut out)?;
+        self.agents(&mut out)?;
         self.findings(&mut out)?;
         for (name, tally) in &self.tallies {
             let name = format!("tasuki_{name}");
@@ -134,6 +136,35 @@ impl Seen {
             out.encode_descriptor("tasuki_aws_throttled", "Calls that AWS throttled since start", None, kind)?;
         for scope in &self.view.scopes {
             ConstCounter::new(scope.throttled).encode(family.encode_family(&[("scope", scope.scope.as_str())])?)?;
+        }
+        Ok(())
+    }
+
+    fn lost(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let kind = ConstCounter::new(0u64).metric_type();
+        let help = "What the controller lost since start because there was too much of it";
+        let mut family = out.encode_descriptor("tasuki_lost", help, None, kind)?;
+        for (what, n) in &self.view.lost {
+            ConstCounter::new(*n).encode(family.encode_family(&[("what", what.as_str())])?)?;
+        }
+        Ok(())
+    }
+
+    fn agents(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        type Count = fn(&AgentTotals) -> u64;
+        let gauges: [(&str, &str, Count); 5] = [
+            ("tasuki_agents", "Agents that report, or did within the hour", |totals| totals.agents),
+            ("tasuki_agent_findings_lost", "Findings that agents lost to full spools", |totals| totals.findings_lost),
+            ("tasuki_agent_evictions", "Evictions from agents' bounded caches", |totals| totals.evictions),
+            ("tasuki_agent_unnamed_events", "Events that agents could give no task", |totals| totals.unnamed_events),
+            ("tasuki_agents_without_priority", "Agents without their scheduling priority", |t| t.without_priority),
+        ];
+        for (name, help, count) in gauges {
+            let mut family = out.encode_descriptor(name, help, None, ConstGauge::new(0i64).metric_type())?;
+            for totals in &self.view.agents {
+                let value = i64::try_from(count(totals)).unwrap_or(i64::MAX);
+                ConstGauge::new(value).encode(family.encode_family(&[("cluster", totals.cluster.as_str())])?)?;
+            }
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! JSON API, metrics, page.
 //!
-//! *Guarantees*: everything that is read needs no token and shows no secret; everything that changes
-//! something needs the token in `admin.token`; a foreign `Host` or `Origin` is refused, so that a
+//! *Guarantees*: nothing that is read shows a secret; it needs no token on loopback and where `--web-open` says
+//! so, and probes and `/metrics` never do; everything else, and everything that changes something, needs the
+//! token in `admin.token`; a foreign `Host` or `Origin` is refused, so that a
 //! name that is rebound to this machine reads and changes nothing; pages run no script and all text
 //! of others is escaped. *Assumptions*: who may reach the address is decided by who lets it listen;
 //! it listens on loopback unless told otherwise.
@@ -43,6 +44,8 @@ pub struct Web {
     pub gateway: GatewaySpec,
     /// Names by which a proxy reaches this server, beside those of loopback.
     pub hosts: Vec<String>,
+    /// Reading needs no token off loopback either: something in front asks who its users are.
+    pub open: bool,
     /// Where it listens: on loopback, `/metrics` and the probes check the `Host` too.
     pub listen: SocketAddr,
 }

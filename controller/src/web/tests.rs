@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cli::fixtures::{finding, view};
-use crate::engine::{Request, View};
+use crate::engine::{AgentTotals, Request, View};
 use crate::http::Http;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -21,6 +21,10 @@ struct Site {
 }
 
 async fn site(shown: View) -> Site {
+    site_at(shown, "127.0.0.1:0", false).await
+}
+
+async fn site_at(shown: View, address: &str, open: bool) -> Site {
     let dir = tempfile::tempdir().unwrap();
     let token = AdminToken::make(dir.path()).unwrap();
     let store = Store::open("sqlite::memory:").await.unwrap();
@@ -30,7 +34,7 @@ async fn site(shown: View) -> Site {
         .load(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/desired/testdata")));
     let (desired_sender, desired) = watch::channel(Arc::new(loaded));
     let (requests, orders) = mpsc::channel(8);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(address).await.unwrap();
     let listen = listener.local_addr().unwrap();
     let metrics = Arc::new(Metrics::default());
     let tally = Arc::new(crate::tally::Tally::default());
@@ -44,6 +48,7 @@ async fn site(shown: View) -> Site {
         token,
         gateway: GatewaySpec::default(),
         hosts: vec!["tasuki.example.test".to_owned()],
+        open,
         listen,
     };
     let stop = CancellationToken::new();
@@ -53,7 +58,7 @@ async fn site(shown: View) -> Site {
     assert_eq!(mode & 0o777, 0o600);
     let http = Http::new(None).unwrap();
     Site {
-        base: format!("http://{listen}"),
+        base: format!("http://127.0.0.1:{}", listen.port()),
         token,
         http,
         orders,
@@ -127,7 +132,7 @@ async fn orders_need_the_token() {
             .unwrap()
     });
     match site.orders.recv().await {
-        Some(Request::Freeze(true, done)) => done.send(()).unwrap(),
+        Some(Request::Freeze(true, done)) => done.send(Ok(())).unwrap(),
         _ => panic!("freeze was ordered"),
     }
     let (status, body) = asked.await.unwrap();
@@ -184,12 +189,39 @@ async fn the_api_filters_and_answers_what_the_command_line_reads() {
 }
 
 #[tokio::test]
+async fn off_loopback_reading_needs_the_token_unless_told_otherwise() {
+    for open in [false, true] {
+        let site = site_at(view(), "0.0.0.0:0", open).await;
+        let wanted = if open { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        for path in ["/", "/style.css", "/findings", "/api/v1/coverage", "/api/v1/findings", "/api/v1/actions"] {
+            assert_eq!(site.get(path).await.0, wanted, "{path}, open: {open}");
+        }
+        for path in ["/metrics", "/healthz", "/readyz"] {
+            assert_eq!(site.get(path).await.0, StatusCode::OK, "{path}");
+        }
+        let bearer = format!("Bearer {}", site.token);
+        let read = site.ask(Method::GET, "/api/v1/coverage", &[("authorization", &bearer)], "").await;
+        assert_eq!(read.0, StatusCode::OK);
+        assert_eq!(site.ask(Method::POST, "/api/v1/uninstall", &[], "").await.0, StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[tokio::test]
 async fn readiness_and_metrics_follow_the_view() {
     let early = site(View::default()).await;
     assert_eq!(early.get("/healthz").await.0, StatusCode::OK);
     assert_eq!(early.get("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert!(!early.get("/metrics").await.1.contains("tasuki_coverage_ratio "), "nothing selected has no ratio");
-    let site = site(view()).await;
+    let agents = AgentTotals {
+        cluster: "shop-ec2".to_owned(),
+        agents: 3,
+        findings_lost: 7,
+        evictions: 5,
+        unnamed_events: 4,
+        without_priority: 1,
+    };
+    let lost = [("MissedDropped".to_owned(), 2)].into();
+    let site = site(View { lost, agents: vec![agents], ..view() }).await;
     assert_eq!(site.get("/readyz").await.0, StatusCode::OK);
     let text = site.get("/metrics").await.1;
     for line in [
@@ -197,6 +229,12 @@ async fn readiness_and_metrics_follow_the_view() {
         "tasuki_findings_stored{type=\"Impact:Runtime/CryptoMinerExecuted\",severity=\"High\"} 1",
         "tasuki_refused_total{what=\"stale\"} 3",
         "tasuki_frozen 0.0",
+        "tasuki_lost_total{what=\"MissedDropped\"} 2",
+        "tasuki_agents{cluster=\"shop-ec2\"} 3",
+        "tasuki_agent_findings_lost{cluster=\"shop-ec2\"} 7",
+        "tasuki_agent_evictions{cluster=\"shop-ec2\"} 5",
+        "tasuki_agent_unnamed_events{cluster=\"shop-ec2\"} 4",
+        "tasuki_agents_without_priority{cluster=\"shop-ec2\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }

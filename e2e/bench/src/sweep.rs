@@ -170,8 +170,8 @@ async fn swept(endpoint: &str) -> Result<Value> {
         let kind = match &change {
             Change::Cluster(_) => "clusters",
             Change::Service(_) => "services",
-            Change::Task(_) => "tasks",
-            Change::Node(_) => "nodes",
+            Change::TaskRead { .. } => "tasks",
+            Change::NodeRead { .. } => "nodes",
             Change::Denied { .. } => anyhow::bail!("a call was refused: {change:?}"),
             _ => "other",
         };

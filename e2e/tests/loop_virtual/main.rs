@@ -7,5 +7,6 @@ mod agents;
 mod luck;
 mod placing;
 mod refused;
+mod store;
 mod wire;
 mod world;

@@ -16,9 +16,22 @@ pub struct Wire {
 
 struct Hold {
     operation: &'static str,
+    /// Calls to let through, whatever they are, once the first of this operation was seen.
+    after: usize,
+    seen: bool,
     /// The cloud carries it out first; only its answer is lost.
     carried_out: bool,
-    reached: oneshot::Sender<()>,
+    reached: oneshot::Sender<String>,
+}
+
+impl Hold {
+    /// Whether this call is the one; counts it where it is not.
+    fn is_it(&mut self, operation: &str) -> bool {
+        self.seen |= self.operation == operation;
+        let it = self.seen && self.after == 0;
+        self.after -= usize::from(self.seen && !it);
+        it
+    }
 }
 
 impl Wire {
@@ -38,9 +51,14 @@ impl Wire {
     }
 
     /// The next call of this name gets no answer; the receiver hears of it.
-    pub fn hold(&self, operation: &'static str, carried_out: bool) -> oneshot::Receiver<()> {
+    pub fn hold(&self, operation: &'static str, carried_out: bool) -> oneshot::Receiver<String> {
+        self.hold_later(operation, 0, carried_out)
+    }
+
+    /// The call that is so many calls after the next one of this name gets no answer; the receiver hears its name.
+    pub fn hold_later(&self, operation: &'static str, after: usize, carried_out: bool) -> oneshot::Receiver<String> {
         let (reached, receiver) = oneshot::channel();
-        *self.hold.lock().unwrap() = Some(Hold { operation, carried_out, reached });
+        *self.hold.lock().unwrap() = Some(Hold { operation, after, seen: false, carried_out, reached });
         receiver
     }
 }
@@ -53,12 +71,13 @@ async fn pass(State(wire): State<Arc<Wire>>, request: Request, next: Next) -> Re
     wire.calls.lock().unwrap().push(operation.clone());
     let held = {
         let mut hold = wire.hold.lock().unwrap();
-        if hold.as_ref().is_some_and(|hold| hold.operation == operation) { hold.take() } else { None }
+        if hold.as_mut().is_some_and(|hold| hold.is_it(&operation)) { hold.take() } else { None }
     };
     let Some(held) = held else { return next.run(request).await };
     if held.carried_out {
         next.run(request).await;
     }
-    held.reached.send(()).expect("the test waits for it");
+    // Nobody waits any more where the test has seen enough.
+    let _ = held.reached.send(operation);
     std::future::pending().await
 }

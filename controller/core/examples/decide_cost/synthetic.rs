@@ -190,6 +190,9 @@ fn report(c: usize, n: usize, tasks: usize, now: Timestamp) -> AgentReport {
         image_digest: None,
         received_at: now,
         conflict: None,
+        heartbeat_seconds: 15,
+        address_verified: true,
+        signed: true,
         heartbeat: Heartbeat {
             time: now,
             started_at: now,

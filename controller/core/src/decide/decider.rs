@@ -160,6 +160,9 @@ impl Decider {
             }
             self.forget_task(&ended.task.cluster, &ended.task.group, &ended.task.arn, &mut decision);
         }
+        for task in &applied.revived {
+            decision.memory_changed |= self.memory.missed.remove(task).is_some();
+        }
         let whole: BTreeSet<&Str> = applied.clusters.iter().collect();
         for arn in &whole {
             match fleet.cluster(arn) {

@@ -79,6 +79,13 @@ pub(super) fn weakness<T: Trace>(
         });
         return Some(Reason::EventLoss);
     }
+    if agent.loses_findings(world.now) {
+        trace.detail(|| {
+            let lost = heartbeat.usage.spool_dropped;
+            format!("lost {lost} findings since it started: its spool was full before the gateway took them")
+        });
+        return Some(Reason::EventLoss);
+    }
     let skew = agent.clock_skew();
     if skew.abs() > CLOCK_SKEW {
         trace.detail(|| {

@@ -125,7 +125,10 @@ fn tell_currency<T: Trace>(
         Currency::Current
     });
     trace.fact(Source::Agent, Some(agent.report.received_at), || {
-        format!("{:?} agent in task {} names this task", agent.report.kind, id_of(&agent.report.task))
+        let report = &agent.report;
+        let address = if report.address_verified { "the task's own address" } else { "an unverified address" };
+        let role = if report.signed { "its task's role signed" } else { "no role signed" };
+        format!("{:?} agent in task {} names this task, from {address}, {role}", report.kind, id_of(&report.task))
     });
 }
 

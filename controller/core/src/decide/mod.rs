@@ -18,6 +18,7 @@ mod explain;
 mod judge;
 mod judging;
 mod missed;
+mod retry;
 #[cfg(test)]
 mod rollout_tests;
 mod services;

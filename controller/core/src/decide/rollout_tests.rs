@@ -215,6 +215,37 @@ fn a_deployment_that_makes_it_worse_is_taken_back_and_remembered() {
 }
 
 #[test]
+fn what_got_worse_stays_as_it_is_where_the_monitor_says_so() {
+    let say = |rollout: serde_json::Value| {
+        wanted("1.0.1", |spec| {
+            spec["ecs"] = json!({"fargate": {"delivery": "Live"}});
+            spec["rollout"].as_object_mut().unwrap().append(&mut rollout.as_object().unwrap().clone());
+        })
+    };
+    let taken_back = |simulation: &Simulation| simulation.count(|a| matches!(a, ActionKind::RollBack { .. }));
+    for (rollout, remembered) in [(json!({"frozen": true}), false), (json!({"onFailure": "Pause"}), true)] {
+        let mut simulation = Simulation::new(live(), 0);
+        simulation.add_service(service("shop"));
+        simulation.step(|_| true);
+        simulation.step(|_| true);
+        simulation.decider.set_desired(say(rollout));
+        let now = simulation.now;
+        simulation.edit_service("shop", |s| {
+            (s.deployments[0].failed, s.deployments[0].created_at) = (2, Some(at(now)));
+        });
+        simulation.step(|_| true);
+        assert_eq!(taken_back(&simulation), 0);
+        let history = simulation.decider.memory().services[&service_arn("shop")].clone();
+        assert_eq!(history.rolled_back.is_some(), remembered);
+        simulation.decider.set_desired(live());
+        simulation.step(|_| true);
+        assert_eq!(taken_back(&simulation), 1, "once the monitor lets it");
+        let first = simulation.decider.memory().services[&service_arn("shop")].rolled_back.clone();
+        assert!(!remembered || first == history.rolled_back, "the failure is dated once");
+    }
+}
+
+#[test]
 fn an_agent_that_never_reports_rolls_its_deployment_back() {
     let mut simulation = Simulation::new(live(), 0);
     simulation.broken.push("1.0.1".into());

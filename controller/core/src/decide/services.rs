@@ -223,7 +223,7 @@ fn past<T: Trace>(history: &ServiceHistory, wanted: &Wanted, now: Timestamp, tra
     if let Some((definition, failure)) = &history.rolled_back
         && history.rolled_back_spec.as_ref() == Some(&wanted.sidecar_print)
     {
-        trace.detail(|| format!("{} was taken back at {}: {}", id_of(definition), failure.at, failure.why));
+        trace.detail(|| format!("{} failed at {}: {}", id_of(definition), failure.at, failure.why));
         return Some(Reason::RolledBack);
     }
     None

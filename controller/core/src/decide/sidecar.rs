@@ -7,11 +7,11 @@
 //!   │ └─────── worse: RollBack ─────┘   └────────────────────┘◀─┘─────┘
 //!   └──── the owner deploys without it (a flip; three in a day: Contested) or Uninject
 //! ```
-//! Which state a service is in is read from the fleet; memory holds only what ECS forgets: when it
+//! With `onFailure: Pause` what got worse is remembered and stays as it is. Which state a service is in is read from the fleet; memory holds only what ECS forgets: when it
 //! was injected, how often its owner took the sidecar out, and what made it worse.
 
 use super::evidence::{agent_container, container_failure, id_of};
-use super::services::{Way, live, passing, standing};
+use super::services::{Way, live, passing, standing, unwilling};
 use super::trace::{Silent, Told};
 use super::view::{ClusterView, Wanted, WorkloadView};
 use crate::action::{Action, ActionKind, FAMILY_SUFFIX, is_daemon_service};
@@ -19,7 +19,7 @@ use crate::desired::{Monitor, Selection};
 use crate::fleet::{Deployment, LaunchType, RolloutState, Service, Str, TaskStatus};
 use crate::memory::{Failure, ServiceHistory};
 use jiff::{SignedDuration, Timestamp};
-use tasuki_api::desired::{Delivery, OnOutdated};
+use tasuki_api::desired::{Delivery, OnFailure, OnOutdated};
 
 /// Tasks of a deployment that may fail to start before it counts as worse: one may be chance.
 const FAILED_TASKS: u32 = 2;
@@ -78,8 +78,9 @@ pub(super) fn step(cluster: &ClusterView<'_>, service: &Service, room: bool) -> 
 
     let before = world.memory.services.get(&service.arn);
     let mut history = before.cloned().unwrap_or_default();
-    // While everything is frozen nothing is put back, so nothing can be fought over.
-    let live_here = selected.is_some_and(is_live) && !world.desired.frozen;
+    let willing = |monitor: &Monitor| unwilling(world.desired.frozen, monitor, &mut Silent).is_none();
+    // Where nothing is put back nothing can be fought over.
+    let live_here = selected.is_some_and(|monitor| is_live(monitor) && willing(monitor));
     note_flips(&mut history, service, injected, live_here, world.now);
     let mut action = None;
     let act = |kind, monitor: &str, why: String| {
@@ -89,16 +90,20 @@ pub(super) fn step(cluster: &ClusterView<'_>, service: &Service, room: bool) -> 
     let arn = service.arn.clone();
     match (selected, workload.wanted.as_deref()) {
         (Some(monitor), Some(wanted)) if injected && ongoing(service).is_some() => {
-            if monitor.enforces()
-                && !world.desired.frozen
+            if willing(monitor)
                 && let Some(deployment) = ongoing(service)
                 && let Some(why) = worse(cluster, service, deployment, monitor)
             {
                 let definition = deployment.definition.clone();
-                history.rolled_back = Some((definition.clone(), Failure { at: world.now, why: why.clone() }));
-                history.rolled_back_spec = spec_of(cluster, &definition).or_else(|| Some(wanted.sidecar_print.clone()));
-                let kind = ActionKind::RollBack { service: arn, deployment: deployment.id.clone(), definition };
-                action = act(kind, &monitor.name, why);
+                if history.rolled_back.as_ref().is_none_or(|(known, _)| *known != definition) {
+                    history.rolled_back = Some((definition.clone(), Failure { at: world.now, why: why.clone() }));
+                    let spec = spec_of(cluster, &definition);
+                    history.rolled_back_spec = spec.or_else(|| Some(wanted.sidecar_print.clone()));
+                }
+                if monitor.spec.rollout.on_failure == OnFailure::Rollback {
+                    let kind = ActionKind::RollBack { service: arn, deployment: deployment.id.clone(), definition };
+                    action = act(kind, &monitor.name, why);
+                }
             }
         }
         (Some(monitor), Some(wanted)) if is_live(monitor) => {

@@ -93,6 +93,33 @@ fn a_sidecar_is_judged_by_its_report_and_by_ecs() {
 }
 
 #[test]
+fn an_agent_that_lost_findings_is_unhealthy_for_an_hour() {
+    let mut fleet = fleet(vec![of_task(with_sidecar(task("a", "shop")))]);
+    let mut hear = |now: i64, lost: u64| {
+        let mut report = sidecar_report("a", at(now));
+        report.heartbeat.usage.spool_dropped = lost;
+        fleet.apply(of_agent(report), at(now));
+        judged(&enforce(), &fleet, "a", now)
+    };
+    assert_eq!(hear(300, 0).verdict, Verdict::Covered);
+    let row = hear(360, 7);
+    assert_eq!((row.verdict, row.reason), unhealthy(Reason::EventLoss));
+    assert!(row.detail.unwrap().contains("lost 7 findings"));
+    assert_eq!(hear(360 + 3599, 7).reason, Some(Reason::EventLoss));
+    assert_eq!(hear(360 + 3600, 7).verdict, Verdict::Covered, "nothing more was lost since");
+    assert_eq!(hear(360 + 3660, 8).reason, Some(Reason::EventLoss));
+}
+
+#[test]
+fn silence_is_counted_in_the_intervals_that_the_gateway_asks_for() {
+    let mut report = sidecar_report("a", at(300));
+    report.heartbeat_seconds = 10;
+    let fleet = fleet(vec![of_task(with_sidecar(task("a", "shop"))), of_agent(report)]);
+    assert_eq!(judged(&enforce(), &fleet, "a", 329).verdict, Verdict::Covered);
+    assert_eq!(judged(&enforce(), &fleet, "a", 330).reason, Some(Reason::AgentNotReporting));
+}
+
+#[test]
 fn a_heartbeat_covers_three_intervals_and_names_only_its_own_task() {
     let fleet = fleet(vec![
         of_task(with_sidecar(task("a", "shop"))),

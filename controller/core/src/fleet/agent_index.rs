@@ -4,9 +4,10 @@ use super::{AgentReport, Str, Task, is};
 use crate::desired::Version;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
-use tasuki_api::agent::{
-    AgentKind, HEARTBEATS_UNTIL_SILENT, Heartbeat, NODE_HEARTBEAT_SECONDS, SIDECAR_HEARTBEAT_SECONDS,
-};
+use tasuki_api::agent::{AgentKind, HEARTBEATS_UNTIL_SILENT, Heartbeat};
+
+/// So long an agent that lost findings is not trusted to deliver.
+const LOST_FINDINGS_AGE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Handle of an agent in its fleet. Reused after the agent is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +26,8 @@ pub struct Agent {
     pub loss: f64,
     /// Share of one core used between its last two heartbeats.
     pub cpu: f64,
+    /// When it last said that it lost more findings than it had said before.
+    pub findings_lost_at: Option<Timestamp>,
     /// Depth, sensors, version, policy and conflict all as in the heartbeat before.
     pub unchanged: bool,
     /// What every decision asks for, read once a report.
@@ -60,11 +63,7 @@ impl Digest {
 impl Agent {
     /// How long its last heartbeat covers.
     pub fn silence_after(&self) -> SignedDuration {
-        let interval = match self.report.kind {
-            AgentKind::Sidecar => SIDECAR_HEARTBEAT_SECONDS,
-            AgentKind::Node => NODE_HEARTBEAT_SECONDS,
-        };
-        SignedDuration::from_secs((interval * HEARTBEATS_UNTIL_SILENT) as i64)
+        SignedDuration::from_secs(i64::from(self.report.heartbeat_seconds.max(1)) * HEARTBEATS_UNTIL_SILENT as i64)
     }
 
     /// Its last heartbeat is younger than three intervals.
@@ -87,6 +86,11 @@ impl Agent {
         self.report.heartbeat.time.duration_since(self.report.received_at)
     }
 
+    /// It lost findings within the last hour.
+    pub fn loses_findings(&self, now: Timestamp) -> bool {
+        self.findings_lost_at.is_some_and(|at| now.duration_since(at) < LOST_FINDINGS_AGE)
+    }
+
     /// Every sensor that it uses works.
     pub fn is_whole(&self) -> bool {
         self.digest.whole
@@ -104,7 +108,12 @@ impl Agent {
         let wall = next.received_at.duration_since(self.report.received_at).as_millis();
         let used = new.usage.cpu_ms.saturating_sub(base(old.usage.cpu_ms));
         self.cpu = if wall > 0 { used as f64 / wall as f64 } else { 0.0 };
-        self.unchanged = before == (self.loss, true)
+        let dropped = new.usage.spool_dropped > base(old.usage.spool_dropped);
+        if dropped {
+            self.findings_lost_at = Some(next.received_at);
+        }
+        self.unchanged = !dropped
+            && before == (self.loss, true)
             && old.sensors == new.sensors
             && old.depth == new.depth
             && old.version == new.version
@@ -148,6 +157,9 @@ impl Agents {
     pub fn naming(&self, task: &str) -> &[AgentId] {
         self.named.get(task).map_or(&[], Vec::as_slice)
     }
+    pub fn all(&self) -> impl Iterator<Item = &Agent> {
+        self.slots.iter().flatten()
+    }
     pub fn silent(&self, is_silent: impl Fn(&Agent) -> bool) -> Vec<AgentId> {
         self.by_task.values().copied().filter(|id| self.get(*id).is_some_and(&is_silent)).collect()
     }
@@ -175,8 +187,10 @@ impl Agents {
         self.by_task.insert(report.task.clone(), id);
         let changes = NameChanges { added: names.clone(), removed: Vec::new() };
         let first_heard = report.received_at;
+        let findings_lost_at = (report.heartbeat.usage.spool_dropped > 0).then_some(first_heard);
         if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Some(Agent { report, names, first_heard, loss: 0.0, cpu: 0.0, unchanged: false, digest });
+            let (loss, cpu, unchanged) = (0.0, 0.0, false);
+            *place = Some(Agent { report, names, first_heard, loss, cpu, findings_lost_at, unchanged, digest });
         }
         self.rename(id, &changes);
         (id, changes)

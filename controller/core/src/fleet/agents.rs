@@ -20,6 +20,12 @@ pub struct AgentReport {
     pub received_at: Timestamp,
     /// A second key claimed to be this agent, and when.
     pub conflict: Option<Timestamp>,
+    /// Seconds until its next heartbeat, as the gateway asks of it.
+    pub heartbeat_seconds: u32,
+    /// It came from its task's own address.
+    pub address_verified: bool,
+    /// Its task's role signed for it.
+    pub signed: bool,
     /// What it says.
     pub heartbeat: Heartbeat,
 }

@@ -1,7 +1,7 @@
 //! Taking one change: what is newer wins, what is old or told twice is ignored.
 
 use super::{AgentId, AgentReport, Change, Definition, Digest, Fleet, Node, Obstruction, Place, Seen, Service, Str};
-use super::{Task, TaskState, TaskStatus};
+use super::{SETTLED, Task, TaskState, TaskStatus};
 use crate::action::{SIDECAR, is_daemon_service};
 use jiff::Timestamp;
 use tasuki_api::coverage::Reason;
@@ -28,6 +28,8 @@ pub struct Applied {
     pub clusters: Vec<Str>,
     /// Tasks that ended.
     pub ended: Vec<Ended>,
+    /// Tasks that were said to have ended, and live; each is among `tasks` too.
+    pub revived: Vec<Str>,
 }
 
 impl Applied {
@@ -41,6 +43,7 @@ impl Applied {
         self.services.extend(other.services);
         self.clusters.extend(other.clusters);
         self.ended.extend(other.ended);
+        self.revived.extend(other.revived);
     }
 }
 
@@ -49,6 +52,11 @@ impl Applied {
 /// every state (ACTIVATING, DEACTIVATING and STOPPING raise none).
 fn order(task: &Task) -> (bool, i64, TaskStatus) {
     (task.status == TaskStatus::Stopped, task.version, task.status)
+}
+
+/// Whether a reading that began at `read_at` overrules what was heard at `heard`, whatever its version.
+fn overrules(read_at: Option<Timestamp>, heard: Timestamp) -> bool {
+    read_at.is_some_and(|read_at| read_at.duration_since(heard) >= SETTLED)
 }
 
 fn is_daemon(task: &Task) -> bool {
@@ -69,9 +77,11 @@ impl Fleet {
             }
             Change::Service(service) => self.put_service(*service, now),
             Change::ServiceGone(arn) => self.remove_service(&arn),
-            Change::Node(node) => self.put_node(*node, now),
+            Change::Node(node) => self.put_node(*node, None, now),
+            Change::NodeRead { read_at, node } => self.put_node(*node, Some(read_at), now),
             Change::NodeGone(arn) => self.remove_node(&arn),
-            Change::Task(task) => self.put_task(task, now),
+            Change::Task(task) => self.put_task(task, None, now),
+            Change::TaskRead { read_at, task } => self.put_task(task, Some(read_at), now),
             Change::Definition(definition) => self.put_definition(*definition),
             Change::Agent(report) => self.put_agent(*report, now),
             Change::Swept { cluster, read_at, tasks, services, nodes } => {
@@ -119,14 +129,22 @@ impl Fleet {
         Applied { clusters: vec![place.cluster], ..Applied::default() }
     }
 
-    fn put_node(&mut self, mut node: Node, now: Timestamp) -> Applied {
+    fn put_node(&mut self, mut node: Node, read_at: Option<Timestamp>, now: Timestamp) -> Applied {
         self.interner.share(&mut node.arn);
         self.interner.share(&mut node.cluster);
         let (arn, cluster) = (node.arn.clone(), node.cluster.clone());
+        // A node never moves: an event that says otherwise is not of this node.
+        let mut clusters = Vec::new();
+        if self.nodes.get(&arn).is_some_and(|held| *held != cluster) {
+            if read_at.is_none() {
+                return Applied::default();
+            }
+            clusters = self.remove_node(&arn).clusters;
+        }
         let state = self.clusters.entry(cluster.clone()).or_default();
         if let Some(held) = state.nodes.get_mut(&arn) {
             // Attributes and free resources change without a new version, so an equal one replaces.
-            if node.version < held.value.version {
+            if node.version < held.value.version && !overrules(read_at, held.at) {
                 return Applied::default();
             }
             held.at = now;
@@ -136,7 +154,8 @@ impl Fleet {
         }
         state.nodes.insert(arn.clone(), Seen { value: node, at: now });
         self.nodes.insert(arn, cluster.clone());
-        Applied { clusters: vec![cluster], ..Applied::default() }
+        clusters.push(cluster);
+        Applied { clusters, ..Applied::default() }
     }
 
     pub(super) fn remove_node(&mut self, arn: &str) -> Applied {
@@ -147,9 +166,14 @@ impl Fleet {
         Applied { clusters: vec![cluster], ..Applied::default() }
     }
 
-    fn put_task(&mut self, mut task: Box<Task>, now: Timestamp) -> Applied {
-        if self.tombstones.get(&task.arn).is_some() {
-            return Applied::default();
+    fn put_task(&mut self, mut task: Box<Task>, read_at: Option<Timestamp>, now: Timestamp) -> Applied {
+        let mut applied = Applied::default();
+        if let Some(ended) = self.tombstones.get(&task.arn) {
+            if task.status == TaskStatus::Stopped || !overrules(read_at, ended) {
+                return applied;
+            }
+            self.tombstones.lift(&task.arn);
+            applied.revived.push(task.arn.clone());
         }
         if task.status == TaskStatus::Stopped {
             return self.end_task(task, now);
@@ -163,14 +187,19 @@ impl Fleet {
         if let Some(old) = self.tasks.get(&arn)
             && (old.cluster != place.cluster || old.within != place.within)
         {
-            // A task never moves; a report that says otherwise is not of this task.
-            return Applied::default();
+            // A task never moves: an event that says otherwise is not of this task.
+            if read_at.is_none() {
+                return Applied::default();
+            }
+            applied.clusters = vec![old.cluster.clone(), place.cluster.clone()];
+            self.forget_task(&arn);
         }
         let agents = &self.agents;
         let state = self.clusters.entry(place.cluster.clone()).or_default();
         let workload = state.workloads.entry(place.within.clone()).or_default();
         match workload.get_mut(&arn) {
-            Some(held) if order(&task) <= order(&held.task) => return Applied::default(),
+            Some(held) if order(&task) <= order(&held.task) && !overrules(read_at, held.seen_at) => return applied,
+            Some(held) if held.task == task => return applied,
             Some(held) => {
                 held.task = task;
                 held.seen_at = now;
@@ -184,7 +213,20 @@ impl Fleet {
                 self.tasks.insert(arn.clone(), place);
             }
         }
-        Applied { tasks: vec![arn], ..Applied::default() }
+        applied.tasks.push(arn);
+        applied
+    }
+
+    /// Takes a live task out of its place.
+    fn forget_task(&mut self, arn: &str) -> Option<TaskState> {
+        let place = self.tasks.remove(arn)?;
+        let state = self.clusters.get_mut(&place.cluster)?;
+        let workload = state.workloads.get_mut(&place.within)?;
+        let held = workload.remove(arn);
+        if workload.is_empty() {
+            state.workloads.remove(&place.within);
+        }
+        held
     }
 
     /// Turns a task into a tombstone, once.
@@ -193,18 +235,9 @@ impl Fleet {
         let mut applied = Applied::default();
         let mut reported =
             self.agents.naming(&task.arn).iter().any(|id| self.agents.get(*id).is_some_and(|a| a.speaks_for(&task)));
-        if let Some(place) = self.tasks.remove(&task.arn)
-            && let Some(state) = self.clusters.get_mut(&place.cluster)
-        {
-            if let Some(workload) = state.workloads.get_mut(&place.within) {
-                if let Some(held) = workload.remove(&task.arn) {
-                    reported |= held.reported_at.is_some();
-                    task.started_at = task.started_at.or(held.task.started_at);
-                }
-                if workload.is_empty() {
-                    state.workloads.remove(&place.within);
-                }
-            }
+        if let Some(held) = self.forget_task(&task.arn) {
+            reported |= held.reported_at.is_some();
+            task.started_at = task.started_at.or(held.task.started_at);
             applied.tasks.push(task.arn.clone());
         }
         if let Some(id) = self.agents.by_task(&task.arn) {

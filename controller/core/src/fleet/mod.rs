@@ -1,9 +1,10 @@
 //! The fleet: what there is, as far as it has been told.
 //!
 //! *Expected flow*: observe turns events, sweeps and heartbeats into [`Change`]s; [`Fleet::apply`]
-//! takes them one by one and says in [`Applied`] what has to be judged anew. *Guarantees*: an older
-//! version of a task or node never replaces a newer one; a stopped task cannot come back to life;
-//! the order and number of a task's events do not matter. *Assumptions*: `now` never runs
+//! takes them one by one and says in [`Applied`] what has to be judged anew. *Guarantees*: no event
+//! with an older version of a task or node replaces a newer one, or brings a stopped task back to
+//! life; the order and number of a task's events do not matter; whatever an event claimed, a reading
+//! of ECS that began [`SETTLED`] after it is believed instead. *Assumptions*: `now` never runs
 //! backwards. *Caveats*: a task whose cluster was not described yet is held, and not judged.
 
 mod agent_index;
@@ -33,6 +34,10 @@ use tombstones::Tombstones;
 pub const TOMBSTONE_AGE: SignedDuration = SignedDuration::from_hours(1);
 /// What act reported to stand in the way is believed for this long; then it is tried again.
 pub const OBSTRUCTION_AGE: SignedDuration = SignedDuration::from_mins(10);
+
+/// A reading that began so long after something was last heard of knows it too: ECS answers are
+/// eventually consistent, and one that is younger may be the older truth.
+pub const SETTLED: SignedDuration = SignedDuration::from_secs(5);
 
 /// How much the fleet may hold of what others can make grow.
 #[derive(Clone, Copy, Debug)]
@@ -244,6 +249,10 @@ impl Fleet {
     /// The agent whose own task this is.
     pub fn agent_of_task(&self, task: &str) -> Option<&Agent> {
         self.agents.by_task(task).and_then(|id| self.agents.get(id))
+    }
+    /// All agents, in no order.
+    pub fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.all()
     }
     /// Number of agents.
     pub fn agent_count(&self) -> usize {

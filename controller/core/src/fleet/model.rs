@@ -342,12 +342,26 @@ pub enum Change {
     Service(Box<Service>),
     /// A service is gone.
     ServiceGone(Str),
-    /// A node exists.
+    /// A node exists, as an event says: a hint, which a later reading overrules.
     Node(Box<Node>),
+    /// A node exists, as ECS itself says.
+    NodeRead {
+        /// When the reading began.
+        read_at: Timestamp,
+        /// What was read.
+        node: Box<Node>,
+    },
     /// A node is gone.
     NodeGone(Str),
-    /// A task exists, or has ended.
+    /// A task exists, or has ended, as an event says: a hint, which a later reading overrules.
     Task(Box<Task>),
+    /// A task exists, or has ended, as ECS itself says.
+    TaskRead {
+        /// When the reading began.
+        read_at: Timestamp,
+        /// What was read.
+        task: Box<Task>,
+    },
     /// A definition was described.
     Definition(Box<Definition>),
     /// An agent was heard.

@@ -88,6 +88,71 @@ fn a_tombstone_holds_for_an_hour() {
 }
 
 #[test]
+fn a_reading_overrules_what_an_event_claimed_before_it_began() {
+    let mut fleet = fleet(vec![of_task(task("a", "shop")), of_node(node("n"))]);
+    let mut claimed = task("a", "shop");
+    (claimed.status, claimed.version) = (TaskStatus::Stopping, i64::MAX);
+    fleet.apply(of_task(claimed), at(10));
+    let mut claimed = node("n");
+    (claimed.connected, claimed.version) = (false, i64::MAX);
+    fleet.apply(of_node(claimed), at(10));
+    let state = |fleet: &Fleet| {
+        (fleet.task(&task_arn("a")).unwrap().task.status, fleet.node(&node_arn("n")).unwrap().connected)
+    };
+    // Begun before, or so soon after that ECS may still give its older answer: the event may be right.
+    for read_at in [0, 10, 14] {
+        fleet.apply(read_task(task("a", "shop"), read_at), at(20));
+        fleet.apply(read_node(node("n"), read_at), at(20));
+        assert_eq!(state(&fleet), (TaskStatus::Stopping, false), "read at {read_at}");
+    }
+    assert_eq!(fleet.apply(read_task(task("a", "shop"), 15), at(20)).tasks, [task_arn("a")]);
+    assert_eq!(fleet.apply(read_node(node("n"), 15), at(20)).clusters, [CLUSTER.into()]);
+    assert_eq!(state(&fleet), (TaskStatus::Running, true));
+    // The next real event is newer again.
+    fleet.apply(event((TaskStatus::Stopping, 4)), at(30));
+    assert_eq!(state(&fleet).0, TaskStatus::Stopping);
+    assert!(fleet.apply(read_task(task("a", "shop"), 25), at(40)).is_empty(), "a late reading is not news");
+}
+
+#[test]
+fn a_tombstone_is_lifted_by_a_later_reading_and_by_nothing_else() {
+    let mut fleet = fleet(vec![of_task(task("a", "shop"))]);
+    fleet.apply(event((TaskStatus::Stopped, 6)), at(10));
+    fleet.apply(event((TaskStatus::Running, 99)), at(100));
+    fleet.apply(read_task(task("a", "shop"), 9), at(100));
+    let mut stopped = task("a", "shop");
+    stopped.status = TaskStatus::Stopped;
+    assert!(fleet.apply(read_task(stopped, 50), at(100)).is_empty());
+    assert_eq!(outcome(&fleet), (None, true));
+    let applied = fleet.apply(read_task(task("a", "shop"), 60), at(100));
+    assert_eq!((applied.revived, applied.tasks), (vec![task_arn("a")], vec![task_arn("a")]));
+    assert_eq!(outcome(&fleet), (Some((TaskStatus::Running, 3)), false));
+    // Once more, and this time it is true: it lasts its own hour.
+    fleet.apply(event((TaskStatus::Stopped, 7)), at(200));
+    fleet.expire(at(10 + 3600));
+    assert_eq!(outcome(&fleet), (None, true));
+    fleet.expire(at(200 + 3600));
+    assert_eq!(outcome(&fleet), (None, false));
+}
+
+#[test]
+fn only_a_reading_says_that_something_stands_elsewhere() {
+    let elsewhere: Str = format!("{CLUSTER}-2").into();
+    let (mut lost, mut strayed) = (task("a", "shop"), node("n"));
+    (lost.cluster, strayed.cluster) = (elsewhere.clone(), elsewhere.clone());
+    let mut fleet = fleet(vec![of_task(lost), of_node(strayed)]);
+    fleet.apply(of_task(task("a", "shop")), at(10));
+    fleet.apply(of_node(node("n")), at(10));
+    assert_eq!(fleet.place_of_task(&task_arn("a")).unwrap().0, &elsewhere);
+    assert_eq!(fleet.node(&node_arn("n")).unwrap().cluster, elsewhere);
+    let moved = fleet.apply(read_task(task("a", "shop"), 10), at(10));
+    assert_eq!(moved.clusters, [elsewhere.clone(), CLUSTER.into()]);
+    fleet.apply(read_node(node("n"), 10), at(10));
+    assert_eq!(&**fleet.place_of_task(&task_arn("a")).unwrap().0, CLUSTER);
+    assert_eq!((&*fleet.node(&node_arn("n")).unwrap().cluster, fleet.task_count()), (CLUSTER, 1));
+}
+
+#[test]
 fn a_sweep_removes_what_it_does_not_list_but_nothing_newer_than_its_reading() {
     let mut fleet = fleet(vec![
         of_task(task("old", "shop")),

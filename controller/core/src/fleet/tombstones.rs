@@ -30,12 +30,20 @@ impl Tombstones {
         evicted
     }
 
+    /// Takes a tombstone away: the task lives after all.
+    pub fn lift(&mut self, task: &str) {
+        self.stopped.remove(task);
+    }
+
     pub fn expire(&mut self, now: Timestamp) {
         while let Some((at, _)) = self.order.front() {
             if now.duration_since(*at) < TOMBSTONE_AGE {
                 break;
             }
-            if let Some((_, task)) = self.order.pop_front() {
+            if let Some((at, task)) = self.order.pop_front()
+                // It may have been lifted and put anew since.
+                && self.stopped.get(&task) == Some(&at)
+            {
                 self.stopped.remove(&task);
             }
         }

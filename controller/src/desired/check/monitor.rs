@@ -78,6 +78,15 @@ fn agent(agent: &AgentSpec, report: &mut Report) {
             "write sha256: and 64 hexadecimal digits, as the registry shows",
         );
     }
+    for (index, digest) in agent.image.platform_digests.iter().enumerate() {
+        if !is_digest(digest) {
+            report.error(
+                at.with("image").with("platformDigests").with(index),
+                format!("`{}` is not a digest", short(digest)),
+                "write sha256: and 64 hexadecimal digits, as `docker buildx imagetools inspect` shows for each platform",
+            );
+        }
+    }
     repository(at.with("image").with("repository"), &agent.image.repository, report);
     if agent.resources.memory < LEAST_MEMORY {
         let message = format!("{} is too little for an agent", agent.resources.memory);
