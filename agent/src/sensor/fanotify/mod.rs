@@ -5,15 +5,21 @@
 //! `/proc/<pid>/root`). Reported when a file that was open for writing is closed: before that it
 //! cannot be executed (ETXTBSY), and one event stands for all writes.
 //!
+//! An event waits until its process was told to the pipeline: where another sensor tells of processes,
+//! its reader puts the events between those of its batch (`turn`), and `merge` says where.
+//!
 //! Caveats: no event for what is created, renamed or removed (a file system mark for those is
 //! refused on overlay); the time is when the agent read the event; the path is the one that the
 //! file has then. A process that ended already is known only if another sensor saw it start.
 
+mod merge;
 mod roots;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use roots::Roots;
+pub use turn::Turn;
 
 use super::ebpf::cgroups::Hierarchy;
 use super::recent::RecentProcesses;
@@ -35,12 +41,12 @@ use tasuki_api::agent::{Counters, FamilyState, SensorState};
 use tasuki_api::coverage::Depth;
 
 const NAME: &str = "fanotify";
-/// How long an event waits for another sensor to tell who a process was that is gone: its fork is
-/// in a ring that is emptied every 10 ms.
+/// How long an event waits for another sensor to tell of its process: the fork is in a ring that is
+/// emptied every 10 ms.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How often a waiting event is looked at again.
 const RETRY_MS: u8 = 10;
-/// Events that may wait; then the oldest goes on without a process.
+/// Events that may wait; then the oldest goes on with what is known.
 const WAITING: usize = 4096;
 
 #[derive(Debug, Default)]
@@ -52,6 +58,8 @@ struct Shared {
     own: AtomicU64,
     overflows: AtomicU64,
     unknown: AtomicU64,
+    /// How often another sensor's reader began to empty its rings; 0 where there is none.
+    round: AtomicU64,
 }
 
 /// A running `fanotify` sensor.
@@ -113,7 +121,9 @@ impl FanotifySensor {
 
     /// What chooses the file systems of containers as their processes are met.
     pub fn roots(&mut self) -> Arc<Roots> {
-        Arc::clone(self.roots.get_or_insert_with(|| Arc::new(Roots::new(Arc::clone(&self.queue)))))
+        Arc::clone(
+            self.roots.get_or_insert_with(|| Arc::new(Roots::new(Arc::clone(&self.queue), Arc::clone(&self.shared)))),
+        )
     }
 
     /// Watches the file system that `path` is on. Watching it again changes nothing. The kernel
@@ -213,10 +223,18 @@ impl Drop for FanotifySensor {
     }
 }
 
+/// A process, and its cgroup where that is known.
+type Actor = (ProcessKey, Option<CgroupId>);
+
 #[derive(Debug)]
 struct Waiting {
     pid: u32,
     since: Instant,
+    /// [`Shared::round`] when it was read: the rings as they are emptied in a later round tell all
+    /// that happened before.
+    round: u64,
+    /// The process that had this id when the event was read.
+    living: Option<Actor>,
     event: Event,
 }
 
@@ -276,22 +294,24 @@ struct Worker {
 }
 
 impl Worker {
-    /// Reads what is there and hands over what has a name, or will get none.
+    /// Reads what is there and hands over what has waited long enough: for a reader's turn, or for a name.
     fn look(&mut self, stopping: bool) -> Look {
+        let read = self.read();
+        let alone = self.shared.round.load(Ordering::Acquire) == 0;
         let mut events = Vec::new();
-        let read = self.read(&mut events);
-        self.settle(stopping, &mut events);
+        let may_go = |one: &Waiting, told: bool| stopping || (told && alone) || one.since.elapsed() > PATIENCE;
+        self.settle(may_go, &mut events);
         let taken = events.is_empty() || self.hand_over(events);
         Look { read, waiting: !self.waiting.is_empty(), taken }
     }
 
     /// Reads what is there; gives whether there was anything.
-    fn read(&mut self, events: &mut Vec<Event>) -> bool {
+    fn read(&mut self) -> bool {
         let Some(group) = self.group.clone() else { return false };
         match group.read_events() {
             Ok(found) => {
                 for one in &found {
-                    self.take(one, events);
+                    self.take(one);
                 }
                 !found.is_empty()
             }
@@ -306,7 +326,7 @@ impl Worker {
         }
     }
 
-    fn take(&mut self, one: &FanotifyEvent, events: &mut Vec<Event>) {
+    fn take(&mut self, one: &FanotifyEvent) {
         self.shared.seen.fetch_add(1, Ordering::AcqRel);
         let Some(file) = one.fd() else {
             // FAN_Q_OVERFLOW: the kernel does not say how many were lost.
@@ -319,33 +339,43 @@ impl Worker {
             return;
         }
         let event = Event { time: boottime(), process: None, cgroup: None, kind: describe(file) };
-        match self.actor(pid) {
-            Some((process, cgroup)) => events.push(Event { process: Some(process), cgroup, ..event }),
-            None => self.waiting.push_back(Waiting { pid, since: Instant::now(), event }),
+        let round = self.shared.round.load(Ordering::Acquire);
+        self.waiting.push_back(Waiting { pid, since: Instant::now(), round, living: self.living(pid), event });
+    }
+
+    /// The process that has this id now.
+    fn living(&self, pid: u32) -> Option<Actor> {
+        let key = start_of(pid)?;
+        let told = self.options.recent.find(pid).filter(|(told, cgroup)| *told == key && cgroup.is_some());
+        Some(told.unwrap_or_else(|| (key, self.options.hierarchy.of_process(pid).map(CgroupId))))
+    }
+
+    /// The process of an event, if another sensor told of it.
+    fn told(&self, one: &Waiting) -> Option<Actor> {
+        let (key, cgroup) = self.options.recent.find(one.pid)?;
+        match one.living {
+            Some((living, _)) if living != key => None,
+            Some((_, living)) => Some((key, cgroup.or(living))),
+            None => Some((key, cgroup)),
         }
     }
 
-    /// The process with this id: the living one, else the last one that another sensor saw.
-    fn actor(&self, pid: u32) -> Option<(ProcessKey, Option<CgroupId>)> {
-        let known = self.options.recent.find(pid);
-        let Some(alive) = start_of(pid) else { return known };
-        match known {
-            Some((key, cgroup)) if key == alive && cgroup.is_some() => Some((key, cgroup)),
-            _ => Some((alive, self.options.hierarchy.of_process(pid).map(CgroupId))),
-        }
-    }
-
-    /// Names the waiting events that can be named now, and gives up on the old ones.
-    fn settle(&mut self, stopping: bool, events: &mut Vec<Event>) {
+    /// Gives the waiting events of which `may_go` says so, given whether their process was told; the
+    /// oldest also where too many wait.
+    fn settle(&mut self, may_go: impl Fn(&Waiting, bool) -> bool, events: &mut Vec<Event>) {
         for _ in 0..self.waiting.len() {
             let Some(one) = self.waiting.pop_front() else { return };
-            match self.options.recent.find(one.pid) {
+            let told = self.told(&one);
+            if !may_go(&one, told.is_some()) && self.waiting.len() < WAITING {
+                self.waiting.push_back(one);
+                continue;
+            }
+            match told.or(one.living) {
                 Some((process, cgroup)) => events.push(Event { process: Some(process), cgroup, ..one.event }),
-                None if stopping || one.since.elapsed() > PATIENCE || self.waiting.len() >= WAITING => {
+                None => {
                     self.shared.unknown.fetch_add(1, Ordering::Relaxed);
                     events.push(one.event);
                 }
-                None => self.waiting.push_back(one),
             }
         }
     }

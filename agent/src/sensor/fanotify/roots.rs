@@ -1,13 +1,13 @@
 //! Which file systems are watched: the root of each container, and its places for temporary files
 //! where they have a file system of their own, as soon as a process of the container is met.
 //!
-//! *Expected flow*: the process sensor calls [`Roots::meet`] and then [`Roots::catch_up`] with each
-//! batch, before it hands the batch on. *Guarantees*: a file system of the host is never watched,
+//! *Expected flow*: the process sensor calls [`Roots::begin`] before it empties its rings, [`Roots::meet`]
+//! with what was in them, and then [`Roots::turn`], which it ends when it has handed its batch on. *Guarantees*: a file system of the host is never watched,
 //! also where a container sees it; nothing that a container can make slow (FUSE, NFS) is opened.
 //! *Caveats*: what a container writes before its first program was met (10 ms) is not seen. A mark
 //! goes with its file system when that is unmounted, so nothing has to be taken away.
 
-use super::{Queue, not_marked};
+use super::{Queue, Shared, Turn, not_marked};
 use crate::event::{Event, EventKind, ProcessKey};
 use crate::workload::cgroup::{host_namespace, namespace_of};
 use lru::LruCache;
@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Places where what is written is later executed.
@@ -29,6 +30,7 @@ const NAMESPACES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 #[derive(Debug)]
 pub struct Roots {
     queue: Arc<Queue>,
+    shared: Arc<Shared>,
     host: Host,
     met: Mutex<Met>,
 }
@@ -49,14 +51,14 @@ struct Met {
 }
 
 impl Roots {
-    pub(super) fn new(queue: Arc<Queue>) -> Self {
+    pub(super) fn new(queue: Arc<Queue>, shared: Arc<Shared>) -> Self {
         let mounts = std::fs::read_to_string("/proc/1/mountinfo").unwrap_or_default();
-        Self::with_host(queue, Host { mount_namespace: host_namespace("mnt"), devices: host_devices(&mounts) })
+        Self::with_host(queue, shared, Host { mount_namespace: host_namespace("mnt"), devices: host_devices(&mounts) })
     }
 
-    fn with_host(queue: Arc<Queue>, host: Host) -> Self {
+    fn with_host(queue: Arc<Queue>, shared: Arc<Shared>, host: Host) -> Self {
         let met = Met { namespaces: LruCache::new(NAMESPACES), evicted: 0, refused: 0, reason: String::new() };
-        Self { queue, host, met: Mutex::new(met) }
+        Self { queue, shared, host, met: Mutex::new(met) }
     }
 
     fn met(&self) -> MutexGuard<'_, Met> {
@@ -83,9 +85,15 @@ impl Roots {
         }
     }
 
-    /// Hands on what was written before now.
-    pub fn catch_up(&self) {
-        let _ = self.queue.lock().look(false);
+    /// Another sensor begins to empty its rings: from now on file events wait for its turns, at most
+    /// 100 ms. Gives the number of the round.
+    pub fn begin(&self) -> u64 {
+        self.shared.round.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Takes the queue of file events, which hands nothing on until the turn ends.
+    pub fn turn(&self, round: u64) -> Turn<'_> {
+        Turn::new(self.queue.lock(), round)
     }
 
     /// Containers forgotten because there were too many; they are watched again when met again.

@@ -1,0 +1,128 @@
+//! Where a file event belongs among events of processes: after the birth of its process, before the
+//! exec of what was written, and before whatever happened after it was read.
+
+use crate::event::{Event, EventKind, FileEvent, ProcessKey};
+use std::collections::HashSet;
+
+/// The files that a batch runs.
+#[derive(Debug, Default)]
+pub(super) struct FilesRun {
+    ids: HashSet<(u64, u64)>,
+    paths: HashSet<String>,
+}
+
+/// The files that a batch runs.
+pub(super) fn files_run(batch: &[Event]) -> FilesRun {
+    let mut run = FilesRun::default();
+    for event in batch {
+        let EventKind::Exec(exec) = &event.kind else { continue };
+        run.ids.extend(exec.file.filter(|file| file.inode != 0).map(|file| (file.device, file.inode)));
+        run.paths.extend(exec.executable.iter().cloned());
+    }
+    run
+}
+
+impl FilesRun {
+    /// Whether the file of a file event is among them.
+    pub(super) fn any(&self, event: &Event) -> bool {
+        let EventKind::File(file) = &event.kind else { return false };
+        self.paths.contains(&file.path) || file.file.is_some_and(|file| self.ids.contains(&(file.device, file.inode)))
+    }
+}
+
+/// Puts file events, in their order, into a batch that is in the order of time.
+pub(super) fn into(batch: &mut Vec<Event>, files: Vec<Event>) {
+    for event in files {
+        let place = place(batch, &event);
+        batch.insert(place, event);
+    }
+}
+
+fn place(batch: &[Event], event: &Event) -> usize {
+    let EventKind::File(file) = &event.kind else { return batch.len() };
+    let birth = batch.iter().position(|one| is_birth(one, event.process)).map_or(0, |place| place + 1);
+    let after = batch.iter().skip(birth);
+    birth + after.take_while(|one| one.time <= event.time && !runs(one, file)).count()
+}
+
+fn is_birth(one: &Event, process: Option<ProcessKey>) -> bool {
+    matches!(one.kind, EventKind::Fork { child } if Some(child) == process)
+}
+
+fn runs(one: &Event, written: &FileEvent) -> bool {
+    let EventKind::Exec(exec) = &one.kind else { return false };
+    let same = exec
+        .file
+        .zip(written.file)
+        .is_some_and(|(run, written)| run.inode != 0 && (run.device, run.inode) == (written.device, written.inode));
+    // Either side may not know the file (an overlay shows one inode, its layer another).
+    same || exec.executable.as_deref() == Some(written.path.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Exec, FileId, FileOperation};
+
+    fn key(pid: u32) -> ProcessKey {
+        ProcessKey::new(pid, u64::from(pid) * 10_000_000)
+    }
+
+    fn event(time: u64, pid: u32, kind: EventKind) -> Event {
+        Event { time, process: Some(key(pid)), cgroup: None, kind }
+    }
+
+    fn fork(time: u64, parent: u32, child: u32) -> Event {
+        event(time, parent, EventKind::Fork { child: key(child) })
+    }
+
+    fn exec(time: u64, pid: u32, inode: u64) -> Event {
+        let file = Some(FileId { device: 7, inode, ..FileId::default() });
+        event(time, pid, EventKind::Exec(Box::new(Exec { file, ..Exec::default() })))
+    }
+
+    fn write(time: u64, pid: u32, path: &str, inode: u64) -> Event {
+        let file = Some(FileId { device: 7, inode, ..FileId::default() });
+        let (path, operation) = (path.to_owned(), FileOperation::Write);
+        event(time, pid, EventKind::File(Box::new(FileEvent { operation, path, target: None, file })))
+    }
+
+    #[test]
+    fn a_write_comes_after_its_writers_birth_and_before_the_exec_of_its_file() {
+        // The file ran before, was written anew by a child that lived shortly, and ran again.
+        let old = [exec(10, 1, 50), fork(20, 1, 2), exec(21, 2, 40)];
+        let new = [event(30, 2, EventKind::Exit { code: 0 }), fork(40, 1, 3), exec(41, 3, 50), fork(60, 1, 4)];
+        let mut batch: Vec<Event> = old.iter().chain(&new).cloned().collect();
+        let written = [write(55, 2, "/tmp/x", 50), write(56, 2, "/etc/passwd", 51), write(70, 4, "/tmp/y", 52)];
+        assert!(files_run(&batch).any(&written[0]) && !files_run(&batch).any(&written[1]));
+        into(&mut batch, written.to_vec());
+        let [passed, other, last] = written;
+        let expected: Vec<Event> = old
+            .into_iter()
+            .chain(new[..2].iter().cloned())
+            .chain([passed, new[2].clone(), other, new[3].clone(), last])
+            .collect();
+        assert_eq!(batch, expected);
+    }
+
+    #[test]
+    fn a_file_that_an_overlay_shows_with_another_inode_is_known_by_its_path() {
+        let mut run = exec(20, 3, 50);
+        if let EventKind::Exec(exec) = &mut run.kind {
+            exec.executable = Some("/tmp/x".to_owned());
+        }
+        let mut batch = vec![fork(10, 1, 2), run.clone()];
+        let written = write(30, 2, "/tmp/x", 99);
+        assert!(files_run(&batch).any(&written));
+        into(&mut batch, vec![written.clone()]);
+        assert_eq!(batch, [fork(10, 1, 2), written, run]);
+    }
+
+    #[test]
+    fn writes_of_one_file_keep_their_order_also_in_an_empty_batch() {
+        let mut batch = Vec::new();
+        let written = vec![write(10, 2, "/a", 1), write(11, 2, "/a", 1), write(12, 2, "/b", 2)];
+        into(&mut batch, written.clone());
+        assert_eq!(batch, written);
+    }
+}
