@@ -2,7 +2,9 @@
 
 use super::acting::{self, Wishes};
 use super::judge::judge;
-use super::judging::{ClusterVerdicts, gone, judge_cluster, judge_clusters, judge_workload, keep_since, note};
+use super::judging::{
+    ClusterVerdicts, gone, judge_cluster, judge_clusters, judge_workload, keep_since, note, side_by_side,
+};
 use super::missed;
 use super::trace::Silent;
 use super::verdict::{Changed, Tally, TaskVerdict};
@@ -138,9 +140,7 @@ impl Decider {
         for arn in gone {
             self.forget_cluster(&arn, &mut decision);
         }
-        for (arn, state) in fleet.clusters() {
-            self.wish(fleet, arn, state, now, &mut decision);
-        }
+        self.wish_all(fleet, now, &mut decision);
         let mut held = std::mem::take(&mut self.clusters);
         let clusters =
             fleet.clusters().map(|(arn, state)| (arn, state, held.remove(arn).unwrap_or_default())).collect();
@@ -169,6 +169,11 @@ impl Decider {
                 Some(state) => self.decide_cluster(fleet, arn, state, now, &mut decision),
                 None => self.forget_cluster(arn, &mut decision),
             }
+        }
+        let nodes: BTreeSet<&(Str, Str)> =
+            applied.nodes.iter().filter(|(cluster, _)| !whole.contains(cluster)).collect();
+        for (cluster, node) in nodes {
+            self.decide_node(fleet, cluster, node, now, &mut decision);
         }
         let mut workloads: BTreeSet<(Str, Str)> = BTreeSet::new();
         for arn in &applied.services {
@@ -205,17 +210,61 @@ impl Decider {
         self.clusters.insert(arn.clone(), held);
     }
 
-    fn wish(&mut self, fleet: &Fleet, arn: &Str, state: &ClusterState, now: Timestamp, decision: &mut Decision) {
-        if let Some(view) = ClusterView::new(self.world(fleet, now), arn, state) {
-            let wishes = Wishes::of_cluster(&view);
-            self.take_wishes(wishes, decision);
+    /// Judges the tasks on a node, which no other task's verdict looks at. What the cluster wants may
+    /// change what is remembered, and with it every verdict.
+    fn decide_node(&mut self, fleet: &Fleet, arn: &Str, node: &Str, now: Timestamp, decision: &mut Decision) {
+        let Some(state) = fleet.cluster(arn) else { return };
+        if self.wish(fleet, arn, state, now, decision) {
+            let mut held = self.clusters.remove(arn).unwrap_or_default();
+            judge_cluster(self.world(fleet, now), arn, state, &mut held, &mut decision.changed);
+            self.clusters.insert(arn.clone(), held);
+            return;
+        }
+        for (group, tasks) in &state.workloads {
+            for (task, _) in tasks.iter().filter(|(_, state)| state.task.node.as_ref() == Some(node)) {
+                self.decide_task(fleet, arn, group, task, now, decision);
+            }
         }
     }
 
-    fn take_wishes(&mut self, wishes: Wishes, decision: &mut Decision) {
+    /// What every cluster wants. What one of them has remembered, those after it look at: they are
+    /// asked again then, which is rare.
+    fn wish_all(&mut self, fleet: &Fleet, now: Timestamp, decision: &mut Decision) {
+        let mut clusters: Vec<_> = fleet.clusters().collect();
+        let world = self.world(fleet, now);
+        let wishes = |(arn, state): &(&Str, &ClusterState)| {
+            ClusterView::new(world, arn, state).map(|view| Wishes::of_cluster(&view)).unwrap_or_default()
+        };
+        let parts = side_by_side(&mut clusters, |part| part.iter().map(wishes).collect::<Vec<_>>());
+        let mut stale = false;
+        for ((arn, state), wishes) in clusters.into_iter().zip(parts.into_iter().flatten()) {
+            if stale {
+                self.wish(fleet, arn, state, now, decision);
+            } else {
+                stale = self.take_wishes(wishes, decision);
+            }
+        }
+    }
+
+    /// Whether memory changed.
+    fn wish(
+        &mut self,
+        fleet: &Fleet,
+        arn: &Str,
+        state: &ClusterState,
+        now: Timestamp,
+        decision: &mut Decision,
+    ) -> bool {
+        let wishes = ClusterView::new(self.world(fleet, now), arn, state).map(|view| Wishes::of_cluster(&view));
+        self.take_wishes(wishes.unwrap_or_default(), decision)
+    }
+
+    /// Whether memory changed.
+    fn take_wishes(&mut self, wishes: Wishes, decision: &mut Decision) -> bool {
         let (actions, changed) = wishes.remember(&mut self.memory);
         decision.actions.extend(actions);
         decision.memory_changed |= changed;
+        changed
     }
 
     fn decide_workload(&mut self, fleet: &Fleet, arn: &Str, group: &Str, now: Timestamp, decision: &mut Decision) {

@@ -1,4 +1,4 @@
-//! Judging many tasks at once: whole clusters, side by side on every processor.
+//! Judging many tasks at once: whole clusters, side by side on a few processors.
 
 use super::judge::judge;
 use super::trace::Silent;
@@ -22,31 +22,37 @@ pub(super) struct ClusterVerdicts {
 /// A cluster, and its verdicts of the last time.
 pub(super) type Held<'a> = (&'a Str, &'a ClusterState, ClusterVerdicts);
 
-/// Judges clusters. What changed is in their order, whatever thread judged them.
+/// Does `work` on parts of `items`, one for each thread; what it gives is in the order of the items.
+pub(super) fn side_by_side<T: Send, R: Send>(items: &mut [T], work: impl Fn(&mut [T]) -> R + Sync) -> Vec<R> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = (items.len() / WORTH_A_THREAD).clamp(1, processors.min(THREADS));
+    let mut parts = items.chunks_mut(items.len().div_ceil(threads).max(1));
+    let first = parts.next().unwrap_or_default();
+    let work = &work;
+    std::thread::scope(|scope| {
+        let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+        let mut done = vec![work(first)];
+        done.extend(
+            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+        );
+        done
+    })
+}
+
+/// Judges clusters.
 pub(super) fn judge_clusters(
     world: World<'_>,
     mut clusters: Vec<Held<'_>>,
     changed: &mut Vec<Changed>,
 ) -> BTreeMap<Str, ClusterVerdicts> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = (clusters.len() / WORTH_A_THREAD).clamp(1, processors.min(THREADS));
-    let share = clusters.len().div_ceil(threads).max(1);
-    let judge = |part: &mut [Held<'_>]| {
+    let parts = side_by_side(&mut clusters, |part| {
         let mut changed = Vec::new();
         for (arn, state, held) in part {
             judge_cluster(world, arn, state, held, &mut changed);
         }
         changed
-    };
-    let mut parts = clusters.chunks_mut(share);
-    let first = parts.next().unwrap_or_default();
-    std::thread::scope(|scope| {
-        let others: Vec<_> = parts.map(|part| scope.spawn(move || judge(part))).collect();
-        changed.extend(judge(first));
-        for other in others {
-            changed.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
     });
+    changed.extend(parts.into_iter().flatten());
     clusters.into_iter().map(|(arn, _, held)| (arn.clone(), held)).collect()
 }
 

@@ -26,6 +26,9 @@ pub struct Applied {
     pub services: Vec<Str>,
     /// ARNs of clusters in which anything may be another now.
     pub clusters: Vec<Str>,
+    /// Clusters and ARNs of nodes that changed: what the cluster wants may be another, and the
+    /// verdicts of the tasks on the node.
+    pub nodes: Vec<(Str, Str)>,
     /// Tasks that ended.
     pub ended: Vec<Ended>,
     /// Tasks that were said to have ended, and live; each is among `tasks` too.
@@ -35,13 +38,18 @@ pub struct Applied {
 impl Applied {
     /// Nothing has to be judged anew.
     pub fn is_empty(&self) -> bool {
-        self.tasks.is_empty() && self.services.is_empty() && self.clusters.is_empty() && self.ended.is_empty()
+        self.tasks.is_empty()
+            && self.services.is_empty()
+            && self.clusters.is_empty()
+            && self.nodes.is_empty()
+            && self.ended.is_empty()
     }
     /// Adds what another change did.
     pub fn merge(&mut self, other: Applied) {
         self.tasks.extend(other.tasks);
         self.services.extend(other.services);
         self.clusters.extend(other.clusters);
+        self.nodes.extend(other.nodes);
         self.ended.extend(other.ended);
         self.revived.extend(other.revived);
     }
@@ -153,9 +161,8 @@ impl Fleet {
             }
         }
         state.nodes.insert(arn.clone(), Seen { value: node, at: now });
-        self.nodes.insert(arn, cluster.clone());
-        clusters.push(cluster);
-        Applied { clusters, ..Applied::default() }
+        self.nodes.insert(arn.clone(), cluster.clone());
+        Applied { clusters, nodes: vec![(cluster, arn)], ..Applied::default() }
     }
 
     pub(super) fn remove_node(&mut self, arn: &str) -> Applied {
