@@ -245,7 +245,7 @@ pub fn known_hash(world: &mut World, event: &Event, subject: &Subject) -> Option
     let EventKind::Exec(exec) = &event.kind else { return None };
     let (key, file) = subject.key.zip(exec.file.filter(|file| file.inode != 0))?;
     let path = exec.executable.as_deref().unwrap_or(&exec.filename);
-    match world.hasher.ask(key.pid, &file, path) {
+    match world.hasher.ask(key.pid, &subject.neighbours(), &file, path) {
         Answer::Is(hash) => Some(hash),
         Answer::Pending | Answer::Unknown => None,
     }

@@ -61,6 +61,13 @@ impl Subject {
     }
 }
 
+impl Subject {
+    /// Ids of the ancestors in the same container, which see the same files.
+    pub fn neighbours(&self) -> Vec<u32> {
+        self.inside().skip(1).map(|(key, _)| key.pid).collect()
+    }
+}
+
 /// What /proc was asked about a process because it mattered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LookedUp {
