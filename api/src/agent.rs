@@ -56,7 +56,7 @@ pub mod env {
     pub const SENSOR: &str = "TASUKI_SENSOR";
     /// Memory limit in MiB that rings and caches are sized by.
     pub const MEMORY_MIB: &str = "TASUKI_MEMORY_MIB";
-    /// Share of the CPU, such as `10%`.
+    /// Share of the CPU that is planned for, such as `10%`. No agent reads it yet.
     pub const CPU: &str = "TASUKI_CPU";
 }
 

@@ -310,12 +310,13 @@ async fn a_sidecar_finds_every_attack_and_its_end_never_touches_the_application(
         assert!(finding["process"]["arguments"].as_array().is_some_and(|a| !a.is_empty()), "{finding:#}");
         let lineage = finding["process"]["lineage"].as_array().unwrap();
         assert!(lineage.iter().any(|ancestor| ancestor["arguments"][0] == "httpd"), "{finding:#}");
+        // A program from memory is gone before it can be opened.
         let sha = finding["process"]["sha256"].as_str().unwrap_or_default();
-        // A program that ends before it can be opened has none; the miner stays.
-        assert!(sha.len() == 64 || kind != "Impact:Runtime/CryptoMinerExecuted", "{finding:#}");
-        if finding["process"]["executable"].as_str().is_some_and(|path| path.starts_with("/tmp/")) {
+        let whole = sha.len() == 64 && sha.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert!(whole || kind == "DefenseEvasion:Runtime/FilelessExecution", "{finding:#}");
+        if executable.starts_with("/tmp/") {
             let own = Command::new("sha256sum").arg(lab).output().unwrap();
-            assert!(String::from_utf8_lossy(&own.stdout).starts_with(sha), "{finding:#}");
+            assert_eq!(String::from_utf8_lossy(&own.stdout).split_whitespace().next(), Some(sha), "{finding:#}");
         }
     }
     let pool = task.found("the pool's name", |f| f["type"] == "CryptoCurrency:Runtime/BitcoinTool.B!DNS").await;

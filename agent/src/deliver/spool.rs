@@ -198,8 +198,7 @@ impl Spool {
         let at = written.unwrap_or_else(|error| {
             self.counters.disk_errors += taken.len() as u64;
             tracing::warn!(%error, "the spool's disk refuses findings; they wait in memory");
-            // What may have been written in part is not appended to.
-            self.active = None;
+            self.abandon();
             None
         });
         for (offset, payload) in taken {
@@ -235,6 +234,20 @@ impl Spool {
         let start = *length;
         *length += bytes.len() as u64;
         Ok(Some((*number, start)))
+    }
+
+    /// Lets go of the segment that may have been written in part, and so is not appended to: where
+    /// findings of before wait in it, only the torn part is cut off; else it goes, to leave no file
+    /// behind for each attempt.
+    fn abandon(&mut self) {
+        let Some((number, file, length)) = self.active.take() else { return };
+        let done = match self.segments.contains_key(&number) {
+            true => file.set_len(length),
+            false => std::fs::remove_file(self.path(number)),
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, segment = number, "what was begun of a spool segment could not be taken back");
+        }
     }
 
     /// The oldest findings, at most `count` of them and `bytes` of JSON.
@@ -404,6 +417,38 @@ mod tests {
             spool.append(&[finding(9, "Critical", &"x".repeat(LARGEST))]);
             assert_eq!(spool.counters().oversize, 1);
         }
+    }
+
+    /// Needs root.
+    #[test]
+    fn a_full_disk_leaves_no_files_behind_and_is_used_again_when_it_has_room() {
+        struct Mounted(tempfile::TempDir);
+        impl Drop for Mounted {
+            fn drop(&mut self) {
+                let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
+        let mounted = Mounted(tempfile::tempdir().unwrap());
+        let (none, size) = (nix::mount::MsFlags::empty(), Some("size=64k"));
+        nix::mount::mount(Some("tmpfs"), mounted.0.path(), Some("tmpfs"), none, size).unwrap();
+        let files = || std::fs::read_dir(mounted.0.path()).unwrap().count();
+        let mut spool = Spool::open(mounted.0.path(), DISK_BYTES).unwrap();
+        spool.append(&[finding(1, "High", "fits")]);
+        let filler = mounted.0.path().join("filler");
+        let full = std::fs::write(&filler, vec![0; 1 << 20]);
+        assert!(full.is_err(), "the disk is full");
+        for id in 2..6 {
+            spool.append(&[finding(id, "High", &"x".repeat(20_000))]);
+        }
+        assert_eq!((spool.counters().disk_errors, files()), (4, 2), "the first segment and what fills the disk");
+        assert_eq!(numbers(&mut spool), [1, 2, 3, 4, 5]);
+        std::fs::remove_file(&filler).unwrap();
+        spool.append(&[finding(6, "High", "fits again")]);
+        assert_eq!((spool.counters().disk_errors, files()), (4, 2), "two segments");
+        drop(spool);
+        let mut spool = Spool::open(mounted.0.path(), DISK_BYTES).unwrap();
+        assert_eq!(numbers(&mut spool), [1, 6]);
+        assert_eq!((spool.counters().torn, spool.counters().damaged), (0, 0), "nothing torn was left");
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn context(world: &mut World, event: &Event, subject: &Subject) -> Vec<&'static 
         reasons.push("exec_session");
     }
     // The process itself may be the service that writes its own files; what it starts may not be.
-    if subject.inside().skip(1).any(|(key, entry)| entry.listening || (world.is_live() && is_service(world, key))) {
+    if subject.inside().skip(1).any(|(key, _)| world.listens(key)) {
         reasons.push("service_ancestor");
     }
     if subject.inside().any(|(_, entry)| entry.program.new_binary) {
@@ -130,10 +130,6 @@ fn context(world: &mut World, event: &Event, subject: &Subject) -> Vec<&'static 
         reasons.push("earlier_finding");
     }
     reasons
-}
-
-fn is_service(world: &mut World, key: crate::event::ProcessKey) -> bool {
-    world.table.get(key).is_some_and(|entry| entry.listening)
 }
 
 fn program<'a>(facts: &mut Facts<'a>, world: &World, event: &Event, exec: &'a Exec, subject: &'a Subject) {
@@ -249,7 +245,7 @@ pub fn known_hash(world: &mut World, event: &Event, subject: &Subject) -> Option
     let EventKind::Exec(exec) = &event.kind else { return None };
     let (key, file) = subject.key.zip(exec.file.filter(|file| file.inode != 0))?;
     let path = exec.executable.as_deref().unwrap_or(&exec.filename);
-    match world.hasher.ask(key.pid, &file, path) {
+    match world.hasher.ask(key.pid, &subject.neighbours(), &file, path) {
         Answer::Is(hash) => Some(hash),
         Answer::Pending | Answer::Unknown => None,
     }

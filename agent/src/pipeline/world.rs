@@ -61,6 +61,13 @@ impl Subject {
     }
 }
 
+impl Subject {
+    /// Ids of the ancestors in the same container, which see the same files.
+    pub fn neighbours(&self) -> Vec<u32> {
+        self.inside().skip(1).map(|(key, _)| key.pid).collect()
+    }
+}
+
 /// What /proc was asked about a process because it mattered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LookedUp {
@@ -180,7 +187,11 @@ impl World {
                 // It was read late: what an event said of the process since is newer.
                 match self.table.get_mut(key) {
                     Some(entry) => entry.cgroup = entry.cgroup.or(event.cgroup),
-                    None => self.table.insert(key, Entry::from_exec(exec, event.cgroup, false)),
+                    None => {
+                        let mut entry = Entry::from_exec(exec, event.cgroup, false);
+                        entry.unwatched = true;
+                        self.table.insert(key, entry);
+                    }
                 }
                 None
             }
@@ -307,6 +318,7 @@ impl World {
             Place::Host => None,
             Place::Unknown => {
                 self.unplaced += 1;
+                tracing::trace!(?event.process, ?cgroup, ?event.kind, "an event without a place");
                 None
             }
         };
@@ -357,20 +369,21 @@ impl World {
         self.stdio.put(key, stdio);
     }
 
-    /// Whether a process listens: by what was seen, else looked up and remembered.
+    /// Whether a process listens: by what was seen. One that was there before it was watched is looked
+    /// up, once.
     pub fn listens(&mut self, key: ProcessKey) -> bool {
-        let Some(known) = self.table.get(key).map(|entry| entry.listening) else { return false };
-        if known || self.listening.contains(&key) {
+        let Some(entry) = self.table.get_mut(key) else { return false };
+        if entry.listening || self.listening.contains(&key) {
             return true;
         }
-        if !self.live || !sockets::listens(key).unwrap_or(false) {
+        if !self.live || !std::mem::take(&mut entry.unwatched) {
             return false;
         }
-        if let Some(entry) = self.table.get_mut(key) {
-            entry.listening = true;
+        entry.listening = sockets::listens(key).unwrap_or(false);
+        if entry.listening {
+            self.looked_up.push((key, LookedUp::Listening));
         }
-        self.looked_up.push((key, LookedUp::Listening));
-        true
+        entry.listening
     }
 
     /// Nanoseconds since the epoch of a time since boot.
@@ -391,5 +404,42 @@ impl World {
     /// Events whose place was not known.
     pub fn unplaced(&self) -> u64 {
         self.unplaced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn only_what_was_there_before_is_asked_whether_it_listens_and_once() {
+        let mut world = World::recorded(0, None).unwrap();
+        world.live = true;
+        let own = snapshot::key_of(std::process::id()).unwrap();
+        world.know(own);
+        assert!(world.table.get(own).is_some_and(|entry| entry.unwatched));
+        let _open = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(world.listens(own) && world.listens(own));
+        assert_eq!(world.take_looked_up(), [(own, LookedUp::Listening)], "a recording gets it, once");
+
+        // A child that holds no socket is asked once; what it opens later would be an event.
+        let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let key = snapshot::key_of(child.id()).unwrap();
+        world.know(key);
+        assert!(!world.listens(key));
+        assert!(world.table.get(key).is_some_and(|entry| !entry.unwatched && !entry.listening));
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        // One whose life was seen is never asked, although this one does listen.
+        let mut world = World::recorded(0, None).unwrap();
+        world.live = true;
+        let exec = Event { time: 1, process: Some(own), cgroup: None, kind: EventKind::Exec(Box::default()) };
+        world.observe(&exec, false);
+        assert!(!world.listens(own) && world.take_looked_up().is_empty());
+        // What a recording noted is known in a replay.
+        world.note_listening(own);
+        assert!(world.listens(own));
     }
 }

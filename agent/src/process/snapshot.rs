@@ -75,6 +75,7 @@ fn read_process(process: &Process) -> Option<(ProcessKey, Entry)> {
         (entry.uid, entry.euid) = (status.ruid, status.euid);
         entry.namespace_pid = status.nspid.as_ref().and_then(|pids| u32::try_from(*pids.last()?).ok()).unwrap_or(0);
     }
+    entry.unwatched = true;
     entry.mount_namespace = namespace("mnt");
     entry.pid_namespace = namespace("pid");
     Some((key, entry))

@@ -90,6 +90,8 @@ pub struct Entry {
     pub pid_namespace: u64,
     /// It, or the process that forked it, listens on an internet socket.
     pub listening: bool,
+    /// It was there before it was watched, so that it may listen unseen, until /proc is asked.
+    pub unwatched: bool,
     charged: usize,
 }
 
@@ -107,6 +109,7 @@ impl Entry {
             mount_namespace: 0,
             pid_namespace: 0,
             listening: false,
+            unwatched: false,
             charged,
         }
     }
@@ -178,6 +181,8 @@ impl ProcessTable {
     pub fn insert(&mut self, key: ProcessKey, mut entry: Entry) {
         if let Some(old) = self.remove(key) {
             entry.listening |= old.listening;
+            // A program that takes the place of another may have kept its sockets.
+            entry.unwatched |= old.unwatched;
         }
         self.bytes += entry.charged;
         self.alive.put(key, entry);

@@ -164,7 +164,7 @@ spec! {
         /// Hard limit.
         #[serde(default = "memory_128mi")]
         pub memory: Size,
-        /// Share of the node's or the task's CPU, kept by the agent's own accounting.
+        /// Share of the node's or the task's CPU that is planned for; the agent reports what it takes and does not throttle itself.
         #[serde(default = "percent_10")]
         pub cpu: Ratio,
     }

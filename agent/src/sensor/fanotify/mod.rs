@@ -212,8 +212,12 @@ impl Sensor for FanotifySensor {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
+        let mut worker = self.queue.lock();
         // Closing the group takes its marks away.
-        self.queue.lock().group = None;
+        worker.group = None;
+        // The reader ended because nobody takes events, and some still waited for a name.
+        let left = worker.waiting.drain(..).len() as u64;
+        self.shared.overflows.fetch_add(left, Ordering::AcqRel);
     }
 }
 

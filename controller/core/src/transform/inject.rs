@@ -161,7 +161,7 @@ fn make_room(fields: &mut Map<String, Value>, spec: &SidecarSpec, added: &mut Ad
             return Err(Obstacle::new(Reason::NoRoom, format!("{full}, and the task names no cpu to grow from")));
         }
     }
-    // Without CPU room no `cpu` is set: the agent shares what is free, and its own accounting caps it.
+    // Without CPU room no `cpu` is set: the agent shares what is free.
     let share = sizes::task_cpu(fields).map(|cpu| agent_cpu(&spec.agent, cpu));
     Ok(share
         .zip(sizes::task_cpu(fields))
