@@ -281,7 +281,7 @@ async fn the_gateway_is_away_for_a_minute_and_nothing_is_lost() {
 /// call; none where the injection had ended before.
 async fn killed_at(first: &'static str, after: usize, carried_out: bool) -> Option<String> {
     let mut world = fargate().await;
-    let reached = world.wire.hold_later(first, after, carried_out);
+    let reached = world.wire.hold(first, after, carried_out);
     world.start().await;
     let held = tokio::select! {
         held = reached => Some(held.unwrap()),

@@ -50,13 +50,8 @@ impl Wire {
         self.calls().into_iter().filter(|name| !reads.iter().any(|read| name.starts_with(read))).collect()
     }
 
-    /// The next call of this name gets no answer; the receiver hears of it.
-    pub fn hold(&self, operation: &'static str, carried_out: bool) -> oneshot::Receiver<String> {
-        self.hold_later(operation, 0, carried_out)
-    }
-
-    /// The call that is so many calls after the next one of this name gets no answer; the receiver hears its name.
-    pub fn hold_later(&self, operation: &'static str, after: usize, carried_out: bool) -> oneshot::Receiver<String> {
+    /// The call that is so many calls after the next one of this name (0: that one) gets no answer; the receiver hears its name.
+    pub fn hold(&self, operation: &'static str, after: usize, carried_out: bool) -> oneshot::Receiver<String> {
         let (reached, receiver) = oneshot::channel();
         *self.hold.lock().unwrap() = Some(Hold { operation, after, seen: false, carried_out, reached });
         receiver
