@@ -397,6 +397,12 @@ async fn a_daemon_is_created_once_updated_and_found_again() {
     }
     assert!(executor.inventory(&scope_id()).await.unwrap().is_empty());
     assert_eq!(ecs.revisions("web"), 1, "the owner's are untouched");
+    ecs.state().services.retain(|service| service["serviceName"] != DAEMON_SERVICE);
+    // Deleted and created again under the same name is another attempt, whatever the action looks like.
+    assert_eq!(executor.execute(&create, "c").await.verdict, Verdict::Done);
+    let sent = wire.bodies("CreateService");
+    assert_eq!(sent.len(), 2);
+    assert_ne!(sent[0]["clientToken"], sent[1]["clientToken"]);
 }
 
 #[tokio::test]

@@ -53,7 +53,8 @@ impl Web {
             }
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);
-        if !(reads && self.reads_openly()) && !self.token.is_in(headers.get(AUTHORIZATION)) {
+        let open = reads && self.reads_openly();
+        if !open && !self.token.is_in(headers.get(AUTHORIZATION)) {
             return Some((
                 StatusCode::UNAUTHORIZED,
                 "this needs the token in admin.token in the controller's state directory, as `Authorization: Bearer TOKEN`; \

@@ -15,21 +15,26 @@ pub struct Wire {
 }
 
 struct Hold {
+    /// Calls count from the first of this name on.
+    from: &'static str,
+    begun: bool,
     operation: &'static str,
-    /// Calls to let through, whatever they are, once the first of this operation was seen.
+    /// Calls of `operation` to let through.
     after: usize,
-    seen: bool,
     /// The cloud carries it out first; only its answer is lost.
     carried_out: bool,
-    reached: oneshot::Sender<String>,
+    reached: oneshot::Sender<()>,
 }
 
 impl Hold {
     /// Whether this call is the one; counts it where it is not.
     fn is_it(&mut self, operation: &str) -> bool {
-        self.seen |= self.operation == operation;
-        let it = self.seen && self.after == 0;
-        self.after -= usize::from(self.seen && !it);
+        self.begun |= self.from == operation;
+        if !self.begun || self.operation != operation {
+            return false;
+        }
+        let it = self.after == 0;
+        self.after -= usize::from(!it);
         it
     }
 }
@@ -50,15 +55,17 @@ impl Wire {
         self.calls().into_iter().filter(|name| !reads.iter().any(|read| name.starts_with(read))).collect()
     }
 
-    /// The next call of this name gets no answer; the receiver hears of it.
-    pub fn hold(&self, operation: &'static str, carried_out: bool) -> oneshot::Receiver<String> {
-        self.hold_later(operation, 0, carried_out)
-    }
-
-    /// The call that is so many calls after the next one of this name gets no answer; the receiver hears its name.
-    pub fn hold_later(&self, operation: &'static str, after: usize, carried_out: bool) -> oneshot::Receiver<String> {
+    /// From the first call of the name `from` on, the call of `operation` after so many others of it gets no answer;
+    /// the receiver hears of it.
+    pub fn hold(
+        &self,
+        from: &'static str,
+        operation: &'static str,
+        after: usize,
+        carried_out: bool,
+    ) -> oneshot::Receiver<()> {
         let (reached, receiver) = oneshot::channel();
-        *self.hold.lock().unwrap() = Some(Hold { operation, after, seen: false, carried_out, reached });
+        *self.hold.lock().unwrap() = Some(Hold { from, begun: false, operation, after, carried_out, reached });
         receiver
     }
 }
@@ -77,7 +84,6 @@ async fn pass(State(wire): State<Arc<Wire>>, request: Request, next: Next) -> Re
     if held.carried_out {
         next.run(request).await;
     }
-    // Nobody waits any more where the test has seen enough.
-    let _ = held.reached.send(operation);
+    held.reached.send(()).expect("the test waits for it");
     std::future::pending().await
 }

@@ -18,7 +18,7 @@ use super::view::WorkloadView;
 use crate::desired::{Monitor, Selection};
 use crate::fleet::{Agent, AgentId, LaunchType, TaskState, TaskStatus};
 use jiff::{SignedDuration, Timestamp};
-use tasuki_api::agent::AgentKind;
+use tasuki_api::agent::{AgentKind, HEARTBEATS_UNTIL_SILENT, NODE_HEARTBEAT_SECONDS};
 use tasuki_api::coverage::{Currency, Placement, Reason, Verdict};
 
 /// How an agent gets to tasks of this launch type.
@@ -93,6 +93,10 @@ pub(super) fn judge<T: Trace>(workload: &WorkloadView<'_, '_>, state: &TaskState
     }
     verdict
 }
+
+/// A node agent that was never heard has so long from when it runs: the intervals that the gateway asks for by default.
+const FIRST_HEARTBEATS: SignedDuration =
+    SignedDuration::from_secs((NODE_HEARTBEAT_SECONDS * HEARTBEATS_UNTIL_SILENT) as i64);
 
 type Outcome = (Verdict, Option<Reason>);
 
@@ -235,7 +239,7 @@ fn on_node<T: Trace>(
             return unhealthy(reason);
         }
         let up_since = daemon.task.started_at.unwrap_or(daemon.first_seen);
-        let patience = heard.map_or(SignedDuration::from_secs(45), Agent::silence_after);
+        let patience = heard.map_or(FIRST_HEARTBEATS, Agent::silence_after);
         if daemon.task.status == TaskStatus::Running && world.now.duration_since(up_since) >= patience {
             if young {
                 return STARTING;

