@@ -19,5 +19,18 @@ RUSTC_WORKSPACE_WRAPPER="$(command -v clippy-driver || echo "$(rustc --print sys
 export RUSTC_WORKSPACE_WRAPPER
 CLIPPY_ARGS="-Dwarnings" cargo build --workspace --locked --all-targets
 
+# What an interrupted test leaves: engines end by themselves, and their mounts and networks go here.
+TMPDIR="$(mktemp -d /tmp/tasuki-test.XXXX)"
+export TMPDIR
+tidy() {
+    trap '' INT TERM
+    for _ in $(seq 50); do pgrep -f -- "--data-root $TMPDIR" >/dev/null || break; sleep 0.2; done
+    awk -v below="$TMPDIR/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | sort -r | $AS_ROOT xargs -r umount -l
+    ip -o link show type bridge 2>/dev/null | awk -F': ' '$2 ~ /^(tsk-test|tasuki-cloud)/ { print $2 }' | $AS_ROOT xargs -r -n1 ip link delete
+    $AS_ROOT rm -rf "$TMPDIR"
+}
+trap tidy EXIT
+trap 'exit 130' INT TERM
+
 step "Tests"
 CLIPPY_ARGS="-Dwarnings" cargo test --workspace --locked --all-targets --no-fail-fast

@@ -46,7 +46,7 @@ impl Config {
         &self.directory
     }
 
-    /// Writes the monitor: `mode` is `Observe` or `Enforce`.
+    /// Writes the monitor: `mode` is `Observe` or `Enforce`. From one version to the next version and digest change.
     pub fn monitor(&self, mode: &str, agent: &AgentImage) -> Result<()> {
         self.write(
             "monitor.yaml",

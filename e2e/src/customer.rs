@@ -198,6 +198,23 @@ impl Customer {
 }
 
 impl Customer {
+    /// Definition and roll-out state of a service's only deployment; none while there are several.
+    pub async fn deployed(&self, cluster: &str, service: &str) -> Result<Option<(String, String)>> {
+        let described = self.ecs.describe_services().cluster(cluster).services(service).send().await;
+        let described = described.with_context(|| format!("DescribeServices {service}"))?;
+        let [deployment] = described.services().iter().flat_map(|s| s.deployments()).collect::<Vec<_>>()[..] else {
+            return Ok(None);
+        };
+        let state = deployment.rollout_state().map(|state| state.as_str()).unwrap_or_default();
+        Ok(Some((deployment.task_definition().unwrap_or_default().to_owned(), state.to_owned())))
+    }
+
+    /// Revisions of a family that exist, whether or not they are in use.
+    pub async fn revisions(&self, family: &str) -> Result<Vec<String>> {
+        let list = self.ecs.list_task_definitions().family_prefix(family).send().await;
+        Ok(list.with_context(|| format!("ListTaskDefinitions {family}"))?.task_definition_arns.unwrap_or_default())
+    }
+
     /// What Tasuki would have left: daemon services, node attributes and definitions in use, as any
     /// caller of the API sees them.
     pub async fn left_by_tasuki(&self) -> Result<Vec<String>> {

@@ -137,7 +137,8 @@ fn unmount_below(root: &Path) {
 
 /// The machine's one turn to run a private engine; given back when the file is closed.
 fn turn() -> std::io::Result<File> {
-    let file = File::create(std::env::temp_dir().join("tasuki-private-docker.lock"))?;
+    // Not below TMPDIR: whoever starts one on this machine must meet the others.
+    let file = File::create("/tmp/tasuki-private-docker.lock")?;
     file.lock()?;
     Ok(file)
 }

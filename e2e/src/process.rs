@@ -1,9 +1,14 @@
 //! Processes that end with their owner, and whose output goes to a file.
+//!
+//! Each has a process group of its own: what a Ctrl-C ends is the owner, which then ends them in an
+//! order in which they can tidy up. Where the owner is killed, the kernel sends them SIGTERM; a process
+//! must therefore be started by a thread that lives as long as it should.
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -26,7 +31,12 @@ impl Process {
             .append(true)
             .open(&log)
             .with_context(|| format!("cannot write {}", log.display()))?;
+        // SAFETY: prctl(2) is async-signal-safe and touches no memory.
+        unsafe {
+            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
+        }
         let child = command
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -28,7 +28,7 @@ const ROOTS: usize = 64;
 /// How often new roots and directories are looked for.
 const LOOK: Duration = Duration::from_secs(1);
 /// How soon a stop is obeyed.
-const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// Names that matter in `/etc`.
 const ETC: [&str; 7] = ["passwd", "shadow", "group", "gshadow", "sudoers", "crontab", "ld.so.preload"];
 /// Directories in which every name matters.

@@ -60,7 +60,7 @@ async fn observe(world: &mut World) -> Result<()> {
 async fn enforce(world: &mut World) -> Result<()> {
     screen::step(
         3,
-        "One line of YAML becomes `mode: Enforce`: agents are placed, and coverage follows their heartbeats",
+        "`mode: Observe` becomes `mode: Enforce`: agents are placed, and coverage follows their heartbeats",
     );
     let agent = world.agent.clone();
     world.config.monitor("Enforce", &agent)?;
@@ -76,6 +76,17 @@ async fn enforce(world: &mut World) -> Result<()> {
         Ok(task.filter(|task| task.containers.iter().any(|name| name == "tasuki-agent")))
     })
     .await?;
+    let (definition, state) = until("the deployment of checkout is complete", LIMIT, || async {
+        Ok(world.customer.deployed(FARGATE_CLUSTER, "checkout").await?.filter(|(_, state)| state == "COMPLETED"))
+    })
+    .await?;
+    ensure!(definition.ends_with("/checkout-tasuki:1"), "checkout runs {definition}, {state}");
+    let revisions = world.customer.revisions("checkout-tasuki").await?;
+    ensure!(revisions.len() == 1, "one injection made {revisions:?}");
+    let actions = world.json(&["actions"])?;
+    let injected =
+        actions.as_array().into_iter().flatten().filter(|a| a["action"]["kind"]["Inject"].is_object()).count();
+    ensure!(injected == 1, "checkout was deployed {injected} times: {actions:#}");
     screen::seen("checkout runs with the sidecar, by one new deployment that was watched to its end");
     show(world, &["coverage"])
 }
@@ -153,31 +164,42 @@ fn first(world: &World) -> Result<String> {
     Ok(format!("{:#}", world.json(&["findings"])?[0]))
 }
 
-/// The miner's finding says where, what, who and how.
+/// The findings say where, what, who and how.
 fn complete(world: &World, task: &str) -> Result<()> {
     let all = world.json(&["findings"])?;
-    let is = |f: &&Value| f["resource"]["task"] == task && f["type"] == "Impact:Runtime/CryptoMinerExecuted";
-    let finding = all.as_array().into_iter().flatten().find(is).context("the miner's finding")?;
+    let of = |kind: &str| -> Result<&Value> {
+        let is = |f: &&Value| f["resource"]["task"] == task && f["type"] == kind;
+        all.as_array().into_iter().flatten().find(is).with_context(|| format!("no finding of type {kind}"))
+    };
+    let miner = of("Impact:Runtime/CryptoMinerExecuted")?;
     for path in [
+        "/resource/account",
         "/resource/cluster",
         "/resource/service",
-        "/resource/account",
         "/resource/container/name",
         "/resource/container/image",
         "/resource/container/imageDigest",
         "/process/executable",
-        "/process/arguments/0",
-        "/process/sha256",
+        "/process/user",
         "/process/lineage/0/executable",
+        "/process/lineage/1/executable",
     ] {
-        let value = finding.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        ensure!(!value.is_empty(), "the miner's finding lacks {path}: {finding:#}");
+        let value = miner.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        ensure!(!value.is_empty(), "the miner's finding lacks {path}: {miner:#}");
     }
+    ensure!(miner["process"]["arguments"][2] == "stratum+tcp://pool.example.test:3333", "{miner:#}");
+    let sha = miner["process"]["sha256"].as_str().unwrap_or_default();
+    ensure!(sha.len() == 64 && sha.bytes().all(|c| c.is_ascii_hexdigit()), "the miner's SHA-256 is {sha:?}");
+    let question = of("CryptoCurrency:Runtime/BitcoinTool.B!DNS")?;
+    ensure!(question["dns"]["question"] == "pool.example.test", "{question:#}");
+    let shell = of("Execution:Runtime/ReverseShell")?;
+    let peer = (&shell["network"]["remoteIp"], &shell["network"]["remotePort"]);
+    ensure!(peer.0 == "127.0.0.1" && peer.1 == 4444, "the shell's peer is {peer:?}: {shell:#}");
     Ok(())
 }
 
 async fn roll(world: &mut World) -> Result<()> {
-    screen::step(5, "The agent's version is rolled by one line of YAML; the EC2 side is never without an agent");
+    screen::step(5, "The agent's version (and digest) is changed in the YAML; the EC2 side is never without an agent");
     let next = world.next.clone();
     world.config.monitor("Enforce", &next)?;
     let watch = until("the EC2 cluster runs the new version", LIMIT, || async {
@@ -199,11 +221,13 @@ async fn roll(world: &mut World) -> Result<()> {
 /// Ends only when `web` is seen to be anything but covered.
 async fn never_uncovered(world: &World) -> anyhow::Error {
     loop {
-        if let Ok(coverage) = world.json(&["coverage"])
-            && let Some(row) = rows(&coverage).iter().find(|row| row.0 == "web")
-            && row.1 != "Covered"
-        {
-            return anyhow::anyhow!("coverage of web dropped to {}", row.1);
+        // A question that got no answer says nothing; a task that is not listed is not watched.
+        if let Ok(coverage) = world.json(&["coverage"]) {
+            match rows(&coverage).iter().find(|row| row.0 == "web") {
+                Some(row) if row.1 == "Covered" => {}
+                Some(row) => return anyhow::anyhow!("coverage of web dropped to {}", row.1),
+                None => return anyhow::anyhow!("web is no longer listed"),
+            }
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -250,7 +274,9 @@ async fn uninstall(world: &mut World) -> Result<()> {
             Ok(task.filter(|task| task.containers == ["app"]))
         });
         let task = task.await?;
-        screen::seen(&format!("{cluster}/{service} runs {}", task.definition.rsplit('/').next().unwrap_or_default()));
+        let definition = task.definition.rsplit('/').next().unwrap_or_default();
+        ensure!(definition == format!("{service}:1"), "{cluster}/{service} runs {definition}, not its owner's");
+        screen::seen(&format!("{cluster}/{service} runs {definition}, its owner's own"));
     }
     // A deleted service drains for a moment before it is gone from the API's lists.
     let left = until("nothing of Tasuki's is listed", Duration::from_secs(30), || async {

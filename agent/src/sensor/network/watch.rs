@@ -26,7 +26,7 @@ const REPETITION: Duration = Duration::from_secs(10);
 /// How often all sockets are listed.
 const RECONCILE: Duration = Duration::from_secs(5);
 /// How soon a stop is obeyed.
-const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// Packets between two looks at the clock.
 const ROUND: usize = 256;
 

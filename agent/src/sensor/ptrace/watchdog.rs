@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   agent process                          watchdog process (child of the agent)
-//!   tracer thread ── beats ──▶ memfd ──▶   every 20 ms: did it beat? could it have?
-//!        │ traces                            │ no beat, though it had 50 ms: SIGKILL
+//!   tracer thread ── beats ──▶ timer ──▶   30 ms without a beat: could it have beaten?
+//!        │ traces                            │ none, though it had 50 ms: SIGKILL
 //!        ▼                                   ▼
 //!   application ◀──────── freed by the kernel when the agent process ends
 //! ```
@@ -28,6 +28,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::uio::{pread, pwrite};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,8 +36,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How often the watchdog looks for a beat.
-const CALM: Duration = Duration::from_millis(20);
+/// The watchdog sleeps until no beat came for so long.
+const MISSING: Duration = Duration::from_millis(30);
 /// How often it looks at the tracer while a beat is missing.
 const PERIOD: Duration = Duration::from_millis(10);
 /// A tracer that is stopped this long is killed.
@@ -58,21 +59,23 @@ pub struct WatchdogCommand {
     pub arguments: Vec<OsString>,
 }
 
-/// Where the tracer says that it lives.
+/// Where the tracer says that it lives: memory that the watchdog reads, and a timer that wakes it.
 pub struct Heartbeat {
     memory: OwnedFd,
+    timer: OwnedFd,
     beats: u64,
 }
 
 impl Heartbeat {
     /// A heartbeat that has not begun.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { memory: memfd_create("tasuki-heartbeat", MFdFlags::MFD_CLOEXEC)?, beats: 0 })
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        Ok(Self { memory: memfd_create("tasuki-heartbeat", MFdFlags::MFD_CLOEXEC)?, timer, beats: 0 })
     }
 
     /// For another reader or writer of the same heartbeat.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { memory: self.memory.try_clone()?, beats: self.beats })
+        Ok(Self { memory: self.memory.try_clone()?, timer: self.timer.try_clone()?, beats: self.beats })
     }
 
     /// The calling thread is the tracer, and lives.
@@ -81,8 +84,15 @@ impl Heartbeat {
         let mut bytes = [0_u8; 16];
         bytes[..8].copy_from_slice(&self.beats.to_ne_bytes());
         bytes[8..].copy_from_slice(&u64::from(tracer).to_ne_bytes());
-        // A beat that cannot be written shows as a missing one.
+        // A beat that cannot be written shows as a missing one, and the timer goes off.
         let _ = pwrite(&self.memory, &bytes, 0);
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let missing = Timespec { tv_sec: 0, tv_nsec: MISSING.as_nanos() as i64 };
+        let _ = timerfd_settime(
+            &self.timer,
+            TimerfdTimerFlags::empty(),
+            &Itimerspec { it_interval: never, it_value: missing },
+        );
     }
 }
 
@@ -98,7 +108,7 @@ impl Watchdog {
             .args(&command.arguments)
             .arg(std::process::id().to_string())
             .stdin(Stdio::from(heartbeat.memory.try_clone()?))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(heartbeat.timer.try_clone()?))
             .spawn()?;
         Ok(Self { child })
     }
@@ -117,7 +127,8 @@ impl Drop for Watchdog {
     }
 }
 
-/// The watchdog process: standard input is the heartbeat, `agent` the process that it watches.
+/// The watchdog process: standard input is the heartbeat's memory and standard output its timer,
+/// `agent` the process that it watches.
 /// Returns when that process has ended, by itself or by the watchdog.
 pub fn watchdog_main(agent: u32) -> io::Result<()> {
     let pid = Pid::from_raw(agent as i32).ok_or(io::ErrorKind::InvalidInput)?;
@@ -128,24 +139,29 @@ pub fn watchdog_main(agent: u32) -> io::Result<()> {
     }
     // Being late is all that can go wrong here. Needs CAP_SYS_NICE, which a sidecar lacks.
     let _ = rustix::process::setpriority_process(None, -20);
-    let heartbeat = io::stdin();
+    let (heartbeat, timer) = (io::stdin(), io::stdout());
     let mut judge = Judge::default();
-    let (mut heard, mut pause) = (0, CALM);
+    let (mut heard, mut alert) = (0, false);
     loop {
-        let mut polled = [PollFd::new(&process, PollFlags::IN)];
-        let timeout = Timespec { tv_sec: 0, tv_nsec: pause.as_nanos() as i64 };
-        match poll(&mut polled, Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(()),
+        // A tracer that beats is well: the watchdog sleeps until a beat is missing, and then looks.
+        let mut polled = [PollFd::new(&process, PollFlags::IN), PollFd::new(&timer, PollFlags::IN)];
+        let watched = if alert { 1 } else { 2 };
+        let period = Timespec { tv_sec: 0, tv_nsec: PERIOD.as_nanos() as i64 };
+        match poll(&mut polled[..watched], alert.then_some(&period)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+        if !polled[0].revents().is_empty() {
+            return Ok(());
+        }
         let Some((beats, tracer)) = read_beat(heartbeat.as_fd()) else { continue };
-        // A tracer that beats is well: it is looked at only when a beat is missing.
         if std::mem::replace(&mut heard, beats) != beats {
-            (judge, pause) = (Judge::default(), CALM);
+            (judge, alert) = (Judge::default(), !polled[1].revents().is_empty());
+        }
+        alert |= !polled[1].revents().is_empty();
+        if !alert {
             continue;
         }
-        pause = PERIOD;
         let Ok(stat) = Stat::read_thread(agent, tracer) else { continue };
         let sample = Sample { beats, state: stat.state, cpu: TICK * stat.cpu_ticks as u32 };
         match judge.verdict(Instant::now(), sample) {
