@@ -27,7 +27,7 @@ fmt: ## format the code
 	@$(ENV) cargo fmt --all && cd probes && cargo fmt
 
 bench: ## measure, and write docs/benchmarks.md's figures to standard output
-	@tools/setup.sh test
+	@tools/setup.sh bench
 	@$(ENV) cargo build --workspace --locked --release && $$AS_ROOT "$$CARGO_TARGET_DIR/release/tasuki-bench"
 
 clean: ## remove build output and tools that these commands made

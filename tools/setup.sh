@@ -2,13 +2,13 @@
 # Installs what Tasuki's build, tests and demo need on Debian 12, and says what and why first.
 # Safe to repeat: where everything is there, it does nothing and says nothing.
 #
-# usage: tools/setup.sh build | demo | test
+# usage: tools/setup.sh build | demo | test | bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/env.sh
 
 goal="${1:-build}"
-case "$goal" in build | demo | test) ;; *) echo "usage: tools/setup.sh build|demo|test" >&2; exit 2 ;; esac
+case "$goal" in build | demo | test | bench) ;; *) echo "usage: tools/setup.sh build|demo|test|bench" >&2; exit 2 ;; esac
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -60,6 +60,10 @@ fi
 
 packages "running tasks as real containers" docker.io iptables iproute2 busybox-static
 [ "$goal" = demo ] && exit 0
+if [ "$goal" = bench ]; then
+    packages "measuring what others pay" redis-server redis-tools util-linux
+    exit 0
+fi
 
 command -v cargo-clippy >/dev/null || packages "lints" rust-web-clippy
 command -v rustfmt >/dev/null || packages "format check" rustfmt-web

@@ -23,11 +23,15 @@ CLIPPY_ARGS="-Dwarnings" cargo build --workspace --locked --all-targets
 TMPDIR="$(mktemp -d /tmp/tasuki-test.XXXX)"
 export TMPDIR
 tidy() {
+    local status=$?
     trap '' INT TERM
-    for _ in $(seq 50); do pgrep -f -- "--data-root $TMPDIR" >/dev/null || break; sleep 0.2; done
+    set +e
+    # An engine that was left ends with its owner; whoever holds the lock still has one.
+    flock --wait 30 /tmp/tasuki-private-docker.lock true
     awk -v below="$TMPDIR/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | sort -r | $AS_ROOT xargs -r umount -l
-    ip -o link show type bridge 2>/dev/null | awk -F': ' '$2 ~ /^(tsk-test|tasuki-cloud)/ { print $2 }' | $AS_ROOT xargs -r -n1 ip link delete
+    ip -o link show type bridge 2>/dev/null | awk -F': ' '$2 ~ /^tsk-test/ { print $2 }' | $AS_ROOT xargs -r -n1 ip link delete
     $AS_ROOT rm -rf "$TMPDIR"
+    exit "$status"
 }
 trap tidy EXIT
 trap 'exit 130' INT TERM

@@ -57,6 +57,10 @@ pub(super) struct Relay {
     pub findings_after: Instant,
 }
 
+/// Between two requests with findings: what comes meanwhile goes together. It keeps below what the
+/// gateway takes from one session (25 a second).
+const PACE: Duration = Duration::from_millis(50);
+
 /// When the next try is.
 pub(super) struct Backoff {
     least: Duration,
@@ -136,7 +140,10 @@ impl Relay {
             return Ok(());
         }
         match self.send_findings().await {
-            Ok(_) => self.findings_backoff.failures = 0,
+            Ok(_) => {
+                self.findings_backoff.failures = 0;
+                self.findings_after = Instant::now() + PACE;
+            }
             // The gateway is there and does not take these now: heartbeats go on meanwhile.
             Err(error) if error.refusal().is_some_and(|refusal| !refusal.enroll) => {
                 self.failed("findings", &error);

@@ -32,7 +32,7 @@ impl Default for Limits {
             connections_per_address: 64,
             requests_per_second: 20.0,
             burst: 100.0,
-            session_requests_per_second: 5.0,
+            session_requests_per_second: 25.0,
             sessions: 50_000,
         }
     }

@@ -31,13 +31,16 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The watchdog sleeps until no beat came for so long.
 const MISSING: Duration = Duration::from_millis(30);
+/// Names the descriptor of the heartbeat's timer to the watchdog.
+const TIMER: &str = "TASUKI_WATCHDOG_TIMER";
 /// How often it looks at the tracer while a beat is missing.
 const PERIOD: Duration = Duration::from_millis(10);
 /// A tracer that is stopped this long is killed.
@@ -104,13 +107,22 @@ pub struct Watchdog {
 impl Watchdog {
     /// Starts it for this process.
     pub fn start(command: &WatchdogCommand, heartbeat: &Heartbeat) -> io::Result<Self> {
-        let child = Command::new(&command.program)
+        let timer = heartbeat.timer.as_raw_fd();
+        let mut child = Command::new(&command.program);
+        child
             .args(&command.arguments)
             .arg(std::process::id().to_string())
             .stdin(Stdio::from(heartbeat.memory.try_clone()?))
-            .stdout(Stdio::from(heartbeat.timer.try_clone()?))
-            .spawn()?;
-        Ok(Self { child })
+            .stdout(Stdio::null())
+            .env(TIMER, timer.to_string());
+        // SAFETY: fcntl(2) is async-signal-safe and touches no memory.
+        unsafe {
+            child.pre_exec(move || match libc::fcntl(timer, libc::F_SETFD, 0) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+        Ok(Self { child: child.spawn()? })
     }
 
     /// Whether it still runs.
@@ -127,8 +139,8 @@ impl Drop for Watchdog {
     }
 }
 
-/// The watchdog process: standard input is the heartbeat's memory and standard output its timer,
-/// `agent` the process that it watches.
+/// The watchdog process: standard input is the heartbeat's memory, [`TIMER`] names its timer, and
+/// `agent` is the process that it watches.
 /// Returns when that process has ended, by itself or by the watchdog.
 pub fn watchdog_main(agent: u32) -> io::Result<()> {
     let pid = Pid::from_raw(agent as i32).ok_or(io::ErrorKind::InvalidInput)?;
@@ -139,7 +151,11 @@ pub fn watchdog_main(agent: u32) -> io::Result<()> {
     }
     // Being late is all that can go wrong here. Needs CAP_SYS_NICE, which a sidecar lacks.
     let _ = rustix::process::setpriority_process(None, -20);
-    let (heartbeat, timer) = (io::stdin(), io::stdout());
+    let timer = std::env::var(TIMER).ok().and_then(|number| number.parse().ok());
+    let timer: RawFd = timer.ok_or_else(|| io::Error::other(format!("{TIMER} names no timer")))?;
+    // SAFETY: the agent left it open for this process, where nothing else knows it.
+    let timer = unsafe { OwnedFd::from_raw_fd(timer) };
+    let heartbeat = io::stdin();
     let mut judge = Judge::default();
     let (mut heard, mut alert) = (0, false);
     loop {
