@@ -279,7 +279,7 @@ pub struct Usage {
     pub evictions: u64,
     /// Findings waiting to be sent.
     pub spooled: u64,
-    /// Findings lost because the spool was full.
+    /// Findings lost: the spool was full or damaged, one was too large, or the gateway refused it.
     pub spool_dropped: u64,
     /// Whether the agent got its scheduling priority (see agent docs).
     pub prioritised: bool,

@@ -77,9 +77,8 @@ fn executed(task: *const u8, binprm: *const u8) -> Outcome {
     record.flags |= text;
     record.header = header(Kind::Exec, size, who);
     // SAFETY: `size` is at most the record and the masked part of its text, which lie one after the other.
-    let result = unsafe {
-        bpf_ringbuf_output((&raw const PROCESS).cast_mut().cast(), writer.start().cast(), size as u64, WAKE)
-    };
+    let result =
+        unsafe { bpf_ringbuf_output((&raw const PROCESS).cast_mut().cast(), writer.start().cast(), size as u64, WAKE) };
     if result == 0 { Outcome::Submitted } else { Outcome::RingFull }
 }
 

@@ -1,9 +1,6 @@
 //! The ring buffers, one per class of events, and when the agent is woken.
 
-use aya_ebpf::{
-    macros::map,
-    maps::RingBuf,
-};
+use aya_ebpf::{macros::map, maps::RingBuf};
 
 use crate::count::Outcome;
 

@@ -102,7 +102,8 @@ impl Report {
     /// Lets go of everything that the sensors hold.
     pub fn stop(&self) {
         let mut sensors = self.sensors();
-        sensors.iter_mut().for_each(|sensor| sensor.stop());
+        // The last one first: a sensor may wait for one that was started before it, never for a later one.
+        sensors.iter_mut().rev().for_each(|sensor| sensor.stop());
         // Now that nothing is counted any more the sums are exact.
         for family in sensors.iter().flat_map(|sensor| sensor.families()) {
             let counters = family.counters;

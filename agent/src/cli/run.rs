@@ -64,7 +64,7 @@ impl Run {
             families: engine.families(),
             memory_mib: std::env::var(env::MEMORY_MIB).ok().and_then(|text| text.parse().ok()),
         };
-        let world = match &self.events {
+        let mut world = match &self.events {
             Some(path) => replay::world(path)?,
             None => World::live(Source::from_env()).context("starting the agent's threads")?,
         };
@@ -76,6 +76,9 @@ impl Run {
             tracing::info!(reason = note, "no better sensor");
         }
         let best = started.sensors.first().context("no sensor was started")?;
+        if !replaying && best.name() != "ebpf" {
+            world.asks_who_listens();
+        }
         let agent = Agent { version: report::version(), depth: best.depth(), sensor: best.name().to_owned() };
         memory::give_back();
         tracing::info!(sensor = agent.sensor, rules = engine.rules().len(), "watching");

@@ -12,6 +12,7 @@ use lru::LruCache;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Bytes per second that hashing may read.
 const HASH_BYTES_PER_SECOND: u64 = 32 << 20;
@@ -19,6 +20,8 @@ const HASH_BYTES_PER_SECOND: u64 = 32 << 20;
 const HASH_CACHE: usize = 8_192;
 /// Containers whose user names are remembered.
 const USER_CACHE: usize = 256;
+/// How soon /proc is asked again whether a process listens.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Processes whose descriptors were looked up and noted.
 const NOTED: usize = 4_096;
 
@@ -100,6 +103,8 @@ pub struct World {
     questions: LruCache<Asked, Asker>,
     stdio: LruCache<ProcessKey, [Stdio; 3]>,
     listening: LruCache<ProcessKey, ()>,
+    asks: bool,
+    asked: LruCache<ProcessKey, Instant>,
     looked_up: Vec<(ProcessKey, LookedUp)>,
     host_mount_namespace: Option<u64>,
     /// Realtime minus boot time, nanoseconds.
@@ -147,6 +152,8 @@ impl World {
             questions: LruCache::new(size(QUESTION_CACHE)),
             stdio: LruCache::new(size(NOTED)),
             listening: LruCache::new(size(NOTED)),
+            asks: false,
+            asked: LruCache::new(size(NOTED)),
             looked_up: Vec::new(),
             host_mount_namespace: None,
             boot: 0,
@@ -369,15 +376,25 @@ impl World {
         self.stdio.put(key, stdio);
     }
 
+    /// The sensors do not tell at once who begins to listen, so that /proc is asked again and again.
+    pub fn asks_who_listens(&mut self) {
+        self.asks = true;
+    }
+
     /// Whether a process listens: by what was seen. One that was there before it was watched is looked
-    /// up, once.
+    /// up, once; all of them, every few seconds, where no sensor tells at once.
     pub fn listens(&mut self, key: ProcessKey) -> bool {
         let Some(entry) = self.table.get_mut(key) else { return false };
         if entry.listening || self.listening.contains(&key) {
             return true;
         }
-        if !self.live || !std::mem::take(&mut entry.unwatched) {
+        let unwatched = std::mem::take(&mut entry.unwatched);
+        let due = self.asks && self.asked.get(&key).is_none_or(|at| at.elapsed() >= ASK_AGAIN);
+        if !self.live || !(unwatched || due) {
             return false;
+        }
+        if self.asks {
+            self.asked.put(key, Instant::now());
         }
         entry.listening = sockets::listens(key).unwrap_or(false);
         if entry.listening {

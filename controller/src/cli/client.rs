@@ -76,6 +76,8 @@ pub struct Client {
     base: Url,
     http: Http,
     token_file: PathBuf,
+    /// Whether the token file was named, and is not just this machine's own.
+    named: bool,
 }
 
 impl Client {
@@ -88,7 +90,7 @@ impl Client {
             Http::new(None).map_err(|e| AskError::Unreachable { server: args.server.clone(), why: e.to_string() })?;
         let token_file =
             args.token_file.clone().unwrap_or_else(|| super::run::default_state_dir().join(crate::web::TOKEN_FILE));
-        Ok(Self { base, http, token_file })
+        Ok(Self { base, http, token_file, named: args.token_file.is_some() })
     }
 
     /// GET `/api/v1/<path>` with a query.
@@ -123,11 +125,14 @@ impl Client {
         self.base.scheme() == "https" || is_loopback(&self.base)
     }
 
-    /// A GET, with the token where there is one: a controller that listens beyond its own machine asks for it.
+    /// A GET, with the token where there is one: a controller that listens beyond its own machine asks for
+    /// it. This machine's own token goes to no other machine unless it was named.
     fn question(&self, url: String) -> http::request::Builder {
         let request = http::Request::get(url).header("accept", "application/json");
         match std::fs::read_to_string(&self.token_file) {
-            Ok(token) if self.keeps_secrets() => request.header("authorization", format!("Bearer {}", token.trim())),
+            Ok(token) if is_loopback(&self.base) || (self.named && self.keeps_secrets()) => {
+                request.header("authorization", format!("Bearer {}", token.trim()))
+            }
             _ => request,
         }
     }

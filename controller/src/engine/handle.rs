@@ -55,7 +55,7 @@ pub struct AgentTotals {
     pub cluster: String,
     /// Agents.
     pub agents: u64,
-    /// Findings lost because a spool was full.
+    /// Findings that agents lost before the gateway took them.
     pub findings_lost: u64,
     /// Evictions from bounded caches.
     pub evictions: u64,

@@ -154,7 +154,9 @@ impl Seen {
         type Count = fn(&AgentTotals) -> u64;
         let gauges: [(&str, &str, Count); 5] = [
             ("tasuki_agents", "Agents that report, or did within the hour", |totals| totals.agents),
-            ("tasuki_agent_findings_lost", "Findings that agents lost to full spools", |totals| totals.findings_lost),
+            ("tasuki_agent_findings_lost", "Findings that agents lost before the gateway took them", |totals| {
+                totals.findings_lost
+            }),
             ("tasuki_agent_evictions", "Evictions from agents' bounded caches", |totals| totals.evictions),
             ("tasuki_agent_unnamed_events", "Events that agents could give no task", |totals| totals.unnamed_events),
             ("tasuki_agents_without_priority", "Agents without their scheduling priority", |t| t.without_priority),

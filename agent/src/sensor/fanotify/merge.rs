@@ -1,8 +1,8 @@
 //! Where a file event belongs among events of processes: after the birth of its process, before the
 //! exec of what was written, and before whatever happened after it was read.
 
-use crate::event::{Event, EventKind, FileEvent, ProcessKey};
-use std::collections::HashSet;
+use crate::event::{Event, EventKind, ProcessKey};
+use std::collections::{HashMap, HashSet};
 
 /// The files that a batch runs.
 #[derive(Debug, Default)]
@@ -30,39 +30,69 @@ impl FilesRun {
     }
 }
 
-/// Puts file events, in their order, into a batch that is in the order of time.
+/// Puts file events, in their order, into a batch that is in the order of time. Linear: a container
+/// chooses how many there are.
 pub(super) fn into(batch: &mut Vec<Event>, files: Vec<Event>) {
-    for event in files {
-        let place = place(batch, &event);
-        batch.insert(place, event);
+    if files.is_empty() {
+        return;
     }
+    let places = Places::of(batch);
+    let mut files: Vec<_> = files.into_iter().map(|event| (places.before(batch, &event), event)).collect();
+    files.sort_by_key(|(place, _)| *place);
+    let mut files = files.into_iter().peekable();
+    for (at, event) in std::mem::take(batch).into_iter().enumerate() {
+        while let Some((_, file)) = files.next_if(|(place, _)| *place <= at) {
+            batch.push(file);
+        }
+        batch.push(event);
+    }
+    batch.extend(files.map(|(_, file)| file));
 }
 
-fn place(batch: &[Event], event: &Event) -> usize {
-    let EventKind::File(file) = &event.kind else { return batch.len() };
-    let birth = batch.iter().position(|one| is_birth(one, event.process)).map_or(0, |place| place + 1);
-    let after = batch.iter().skip(birth);
-    birth + after.take_while(|one| one.time <= event.time && !runs(one, file)).count()
-}
-
-fn is_birth(one: &Event, process: Option<ProcessKey>) -> bool {
-    matches!(one.kind, EventKind::Fork { child } if Some(child) == process)
-}
-
-fn runs(one: &Event, written: &FileEvent) -> bool {
-    let EventKind::Exec(exec) = &one.kind else { return false };
-    let same = exec
-        .file
-        .zip(written.file)
-        .is_some_and(|(run, written)| run.inode != 0 && (run.device, run.inode) == (written.device, written.inode));
+/// Where processes are born and files run in a batch.
+#[derive(Default)]
+struct Places<'a> {
+    births: HashMap<ProcessKey, usize>,
+    ids: HashMap<(u64, u64), Vec<usize>>,
     // Either side may not know the file (an overlay shows one inode, its layer another).
-    same || exec.executable.as_deref() == Some(written.path.as_str())
+    paths: HashMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> Places<'a> {
+    fn of(batch: &'a [Event]) -> Self {
+        let mut places = Self::default();
+        for (at, event) in batch.iter().enumerate() {
+            match &event.kind {
+                EventKind::Fork { child } => drop(places.births.insert(*child, at)),
+                EventKind::Exec(exec) => {
+                    if let Some(file) = exec.file.filter(|file| file.inode != 0) {
+                        places.ids.entry((file.device, file.inode)).or_default().push(at);
+                    }
+                    if let Some(path) = &exec.executable {
+                        places.paths.entry(path).or_default().push(at);
+                    }
+                }
+                _ => {}
+            }
+        }
+        places
+    }
+
+    fn before(&self, batch: &[Event], event: &Event) -> usize {
+        let EventKind::File(written) = &event.kind else { return batch.len() };
+        let birth = event.process.and_then(|key| self.births.get(&key)).map_or(0, |at| at + 1);
+        let first = |runs: &Vec<usize>| runs.get(runs.partition_point(|at| *at < birth)).copied();
+        let by_id = written.file.and_then(|file| self.ids.get(&(file.device, file.inode))).and_then(first);
+        let by_path = self.paths.get(written.path.as_str()).and_then(first);
+        let read = batch.partition_point(|one| one.time <= event.time);
+        [by_id, by_path].into_iter().flatten().fold(read, usize::min).max(birth)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Exec, FileId, FileOperation};
+    use crate::event::{Exec, FileEvent, FileId, FileOperation};
 
     fn key(pid: u32) -> ProcessKey {
         ProcessKey::new(pid, u64::from(pid) * 10_000_000)

@@ -42,7 +42,7 @@ use tasuki_api::coverage::Depth;
 
 const NAME: &str = "fanotify";
 /// How long an event waits for another sensor to tell of its process: the fork is in a ring that is
-/// emptied every 10 ms.
+/// emptied every 5 ms.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How often a waiting event is looked at again.
 const RETRY_MS: u8 = 10;

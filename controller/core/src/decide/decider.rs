@@ -11,11 +11,14 @@ use super::verdict::{Changed, Tally, TaskVerdict};
 use super::view::{ClusterView, WantedCache, WorkloadView, World};
 use crate::action::{Action, ActionKind};
 use crate::desired::Desired;
-use crate::fleet::{Applied, ClusterState, Fleet, Str};
+use crate::fleet::{Applied, ClusterState, Fleet, Str, TaskState};
 use crate::memory::Memory;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Where more nodes of a cluster changed at once, judging all of it costs less.
+const FEW_NODES: usize = 4;
 
 /// What a decision brought.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -160,7 +163,8 @@ impl Decider {
             }
             self.forget_task(&ended.task.cluster, &ended.task.group, &ended.task.arn, &mut decision);
         }
-        for task in &applied.revived {
+        // One that ended after all in the same batch stays missed.
+        for task in applied.revived.iter().filter(|task| fleet.task(task).is_some()) {
             decision.memory_changed |= self.memory.missed.remove(task).is_some();
         }
         let whole: BTreeSet<&Str> = applied.clusters.iter().collect();
@@ -170,10 +174,12 @@ impl Decider {
                 None => self.forget_cluster(arn, &mut decision),
             }
         }
-        let nodes: BTreeSet<&(Str, Str)> =
-            applied.nodes.iter().filter(|(cluster, _)| !whole.contains(cluster)).collect();
-        for (cluster, node) in nodes {
-            self.decide_node(fleet, cluster, node, now, &mut decision);
+        let mut nodes: BTreeMap<&Str, BTreeSet<&Str>> = BTreeMap::new();
+        for (cluster, node) in applied.nodes.iter().filter(|(cluster, _)| !whole.contains(cluster)) {
+            nodes.entry(cluster).or_default().insert(node);
+        }
+        for (cluster, nodes) in nodes {
+            self.decide_nodes(fleet, cluster, &nodes, now, &mut decision);
         }
         let mut workloads: BTreeSet<(Str, Str)> = BTreeSet::new();
         for arn in &applied.services {
@@ -210,18 +216,29 @@ impl Decider {
         self.clusters.insert(arn.clone(), held);
     }
 
-    /// Judges the tasks on a node, which no other task's verdict looks at. What the cluster wants may
-    /// change what is remembered, and with it every verdict.
-    fn decide_node(&mut self, fleet: &Fleet, arn: &Str, node: &Str, now: Timestamp, decision: &mut Decision) {
+    /// What the cluster of these nodes wants, and the verdicts of the tasks on them: no other task's
+    /// verdict looks at them. What is remembered then may change every verdict.
+    fn decide_nodes(
+        &mut self,
+        fleet: &Fleet,
+        arn: &Str,
+        nodes: &BTreeSet<&Str>,
+        now: Timestamp,
+        decision: &mut Decision,
+    ) {
         let Some(state) = fleet.cluster(arn) else { return };
+        if nodes.len() > FEW_NODES {
+            return self.decide_cluster(fleet, arn, state, now, decision);
+        }
         if self.wish(fleet, arn, state, now, decision) {
             let mut held = self.clusters.remove(arn).unwrap_or_default();
             judge_cluster(self.world(fleet, now), arn, state, &mut held, &mut decision.changed);
             self.clusters.insert(arn.clone(), held);
             return;
         }
+        let on_them = |state: &TaskState| state.task.node.as_ref().is_some_and(|node| nodes.contains(node));
         for (group, tasks) in &state.workloads {
-            for (task, _) in tasks.iter().filter(|(_, state)| state.task.node.as_ref() == Some(node)) {
+            for (task, _) in tasks.iter().filter(|(_, state)| on_them(state)) {
                 self.decide_task(fleet, arn, group, task, now, decision);
             }
         }

@@ -82,7 +82,7 @@ pub(super) fn weakness<T: Trace>(
     if agent.loses_findings(world.now) {
         trace.detail(|| {
             let lost = heartbeat.usage.spool_dropped;
-            format!("lost {lost} findings since it started: its spool was full before the gateway took them")
+            format!("lost {lost} findings since it started, before the gateway took them (a full spool, most often)")
         });
         return Some(Reason::EventLoss);
     }

@@ -110,7 +110,6 @@ impl<'a> ClusterView<'a> {
         self.world.fleet.denied(&self.cluster.scope).find(|(api, _)| apis.iter().any(|a| api.ends_with(a)))
     }
 
-    /// Batch makes its clusters itself and names them so (AWS Batch user guide, compute environments).
     /// Whether what Tasuki placed may be taken out again because no monitor selects it any more.
     /// Desired state that enforces nothing at all is more likely a mistake than a wish.
     pub fn may_remove(&self) -> bool {
@@ -118,6 +117,7 @@ impl<'a> ClusterView<'a> {
         !desired.frozen && desired.monitors.iter().any(|m| m.enforces() && !m.spec.rollout.frozen)
     }
 
+    /// Batch makes its clusters itself and names them so (AWS Batch user guide, compute environments).
     pub fn is_batch(&self) -> bool {
         self.cluster.name.starts_with("AWSBatch")
     }

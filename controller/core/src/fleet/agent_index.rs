@@ -187,7 +187,8 @@ impl Agents {
         self.by_task.insert(report.task.clone(), id);
         let changes = NameChanges { added: names.clone(), removed: Vec::new() };
         let first_heard = report.received_at;
-        let findings_lost_at = (report.heartbeat.usage.spool_dropped > 0).then_some(first_heard);
+        // What it lost before it was first heard may be old: only what it loses from now on has a time.
+        let findings_lost_at = None;
         if let Some(place) = self.slots.get_mut(slot as usize) {
             let (loss, cpu, unchanged) = (0.0, 0.0, false);
             *place = Some(Agent { report, names, first_heard, loss, cpu, findings_lost_at, unchanged, digest });

@@ -20,9 +20,11 @@ impl Tombstones {
     pub fn put(&mut self, task: Str, now: Timestamp, limit: usize) -> u64 {
         let mut evicted = 0;
         while self.stopped.len() >= limit.max(1) {
-            let Some((_, oldest)) = self.order.pop_front() else { break };
-            self.stopped.remove(&oldest);
-            evicted += 1;
+            let Some((at, oldest)) = self.order.pop_front() else { break };
+            if self.stopped.get(&oldest) == Some(&at) {
+                self.stopped.remove(&oldest);
+                evicted += 1;
+            }
         }
         if self.stopped.insert(task.clone(), now).is_none() {
             self.order.push_back((now, task));

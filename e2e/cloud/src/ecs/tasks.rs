@@ -1,5 +1,5 @@
-//! The tasks of one account and Region, by ARN and, in the order of their creation, by cluster: the
-//! scheduler asks for those of one cluster all the time.
+//! The tasks of one account and Region, by ARN and by cluster, whose scheduler asks for its own all the
+//! time. Within a cluster they are in the order of their creation.
 
 use super::Task;
 use indexmap::{IndexMap, IndexSet};
