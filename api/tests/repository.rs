@@ -63,11 +63,13 @@ fn no_source_file_is_longer_than_500_lines() {
 
 /// Calls that need a permission and are not in the table of ECS calls.
 const OTHER_CALLS: &[&str] = &["sts:AssumeRole", "sqs:ReceiveMessage", "sqs:DeleteMessage", "events:PutEvents"];
+/// Allowed a second time, for an owner's own definitions, where the parameter RestorableDefinitions says so.
+const AGAIN: &str = "ecs:RegisterTaskDefinition";
 /// Allowed because ECS and EventBridge ask for it on behalf of a call, not because it is called.
 const BY_PROXY: &[&str] = &["iam:PassRole", "ecs:TagResource", "sqs:SendMessage"];
 
 #[test]
-fn every_call_is_allowed_by_exactly_one_statement_and_nothing_else_is() {
+fn every_call_is_allowed_once_and_nothing_else_is() {
     let table = std::fs::read_to_string(root().join("controller/src/scope/api.rs")).unwrap();
     let quoted = table.lines().filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| line.split('"'));
     let mut calls: BTreeSet<&str> = quoted.filter(|text| text.starts_with("ecs:")).collect();
@@ -79,7 +81,8 @@ fn every_call_is_allowed_by_exactly_one_statement_and_nothing_else_is() {
     let mut allowed = BTreeMap::new();
     statements(&template, &mut allowed);
     for call in &calls {
-        assert_eq!(allowed.get(*call), Some(&1), "{call} must be allowed by exactly one statement");
+        let statements = 1 + u32::from(*call == AGAIN);
+        assert_eq!(allowed.get(*call), Some(&statements), "{call} must be allowed by exactly {statements} statements");
     }
     let more: Vec<_> = allowed.keys().filter(|name| !calls.contains(name.as_str())).collect();
     assert_eq!(more, BY_PROXY.iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>(), "allowed without need");

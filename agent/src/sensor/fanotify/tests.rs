@@ -227,7 +227,8 @@ fn an_overflow_of_the_kernels_queue_is_counted_as_loss() {
     sensor.watch_filesystem(mounted.0.path()).unwrap();
     let limit: usize =
         std::fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events").unwrap().trim().parse().unwrap();
-    for number in 0..limit + 600 {
+    // The kernel's queue, those that wait for their process to be told, and some that are in hand.
+    for number in 0..limit + WAITING + 4096 {
         std::fs::write(mounted.0.path().join(number.to_string()), "").unwrap();
     }
     let deadline = Instant::now() + Duration::from_secs(60);
