@@ -22,6 +22,8 @@ CLIPPY_ARGS="-Dwarnings" cargo build --workspace --locked --all-targets
 # What an interrupted test leaves: engines end by themselves, and their mounts and networks go here.
 TMPDIR="$(mktemp -d /tmp/tasuki-test.XXXX)"
 export TMPDIR
+# Tests run programs of other users below it.
+chmod 755 "$TMPDIR"
 tidy() {
     local status=$?
     trap '' INT TERM
