@@ -62,9 +62,7 @@ impl Subject {
         };
         own.into_iter().chain(self.ancestors.iter().map(|(key, entry)| (*key, entry)).take_while(move |(_, e)| same(e)))
     }
-}
 
-impl Subject {
     /// Ids of the ancestors in the same container, which see the same files.
     pub fn neighbours(&self) -> Vec<u32> {
         self.inside().skip(1).map(|(key, _)| key.pid).collect()
@@ -103,7 +101,9 @@ pub struct World {
     questions: LruCache<Asked, Asker>,
     stdio: LruCache<ProcessKey, [Stdio; 3]>,
     listening: LruCache<ProcessKey, ()>,
+    /// No sensor tells at once who begins to listen.
     asks: bool,
+    /// When /proc was asked whether a process listens, where `asks`.
     asked: LruCache<ProcessKey, Instant>,
     looked_up: Vec<(ProcessKey, LookedUp)>,
     host_mount_namespace: Option<u64>,

@@ -49,7 +49,7 @@ const KINDS: [(&str, &str); 4] = [
     ("task", "a task"),
     ("heartbeat", "a node's heartbeat that says nothing new"),
     ("service", "a service"),
-    ("node", "a node, which has its whole cluster decided"),
+    ("node", "a node, which has its own tasks decided"),
 ];
 
 /// Fills a fleet and decides over it.

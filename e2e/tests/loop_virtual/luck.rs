@@ -11,16 +11,6 @@ use tasuki_cloud::runtime::Script;
 use tasuki_cloud::world::Service;
 use ulid::Ulid;
 
-/// One Fargate service `web` under a monitor that enforces.
-async fn fargate() -> World {
-    let world = World::new().await;
-    world.cluster("shop", 0);
-    world.definition("web", true, |_| {});
-    world.service("shop", "web", "FARGATE", 1);
-    world.monitor("prod", "Enforce", "1.0.0", |_| {});
-    world
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_no_agent_saw_is_missed_and_counted() {
     let mut world = World::new().await;
@@ -41,7 +31,7 @@ async fn a_task_that_no_agent_saw_is_missed_and_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_that_cannot_be_pulled_is_said_and_the_service_is_unharmed() {
-    let mut world = fargate().await;
+    let mut world = World::web_on_fargate().await;
     world.cluster("nodes", 1);
     world.definition("batch", false, |_| {});
     world.service("nodes", "batch", "EC2", 1);
@@ -89,7 +79,7 @@ async fn what_the_definition_lacks_is_named_and_nothing_is_registered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_duplicates_and_late_events_change_nothing_but_counters() {
-    let mut world = fargate().await;
+    let mut world = World::web_on_fargate().await;
     world.faults(Faults { duplicate: 0.5, reorder: 0.4, delay_seconds: Some(1.5), ..Faults::default() });
     let send = |world: &World, body: &str| {
         world.call(Service::Sqs, "SendMessage", json!({"QueueUrl": world.queue, "MessageBody": body}));
@@ -171,7 +161,7 @@ async fn a_forged_event_is_put_right_by_the_next_sweep() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_throttles_only_costs_time() {
-    let mut world = fargate().await;
+    let mut world = World::web_on_fargate().await;
     world.faults(Faults { throttle: 0.25, ..Faults::default() });
     world.start().await;
     world.verdict("web", Verdict::Covered, "").await;
@@ -185,7 +175,7 @@ async fn an_api_that_throttles_only_costs_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_denied_call_names_api_and_principal() {
-    let mut world = fargate().await;
+    let mut world = World::web_on_fargate().await;
     let deny = vec![Denial { principal: "*".to_owned(), action: "ecs:UpdateService".to_owned() }];
     world.faults(Faults { deny, ..Faults::default() });
     world.start().await;
@@ -197,7 +187,7 @@ async fn a_denied_call_names_api_and_principal() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scope_that_cannot_be_read_says_so_and_another_one_goes_on() {
-    let mut world = fargate().await;
+    let mut world = World::web_on_fargate().await;
     let scope = json!({"apiVersion": "tasuki.dev/v1alpha1", "kind": "AwsScope", "metadata": {"name": "other"},
                        "spec": {"accounts": ["444455556666"], "regions": ["eu-west-1"], "readRoleName": "absent"}});
     world.write("other.yaml", &scope.to_string());
@@ -210,7 +200,7 @@ async fn a_scope_that_cannot_be_read_says_so_and_another_one_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_yaml_keeps_the_last_good_version_in_force() {
-    let mut world = fargate().await;
+    let mut world = World::web_on_fargate().await;
     world.start().await;
     world.verdict("web", Verdict::Covered, "").await;
     let before = world.view().desired.clone();
@@ -225,7 +215,7 @@ async fn malformed_yaml_keeps_the_last_good_version_in_force() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_monitors_of_one_priority_are_a_problem_of_both() {
-    let mut world = fargate().await;
+    let mut world = World::web_on_fargate().await;
     world.monitor("twin", "Observe", "1.0.0", |_| {});
     world.start().await;
     let problems = world.until("both have it", |world| {
@@ -250,11 +240,7 @@ pub fn finding(number: u128) -> Finding {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gateway_is_away_for_a_minute_and_nothing_is_lost() {
-    let mut world = World::new().await;
-    world.cluster("shop", 1);
-    world.definition("web", false, |_| {});
-    world.service("shop", "web", "EC2", 1);
-    world.monitor("prod", "Enforce", "1.0.0", |_| {});
+    let mut world = World::web_on_nodes(1).await;
     world.start().await;
     world.verdict("web", Verdict::Covered, "").await;
     world.agents.shut(true);
@@ -295,7 +281,7 @@ async fn killed_between_any_two_calls_of_an_injection_it_makes_one_revision() {
         ("UpdateService", 0, true),
     ];
     let one = |(operation, after, carried_out): (&'static str, usize, bool)| async move {
-        let mut world = fargate().await;
+        let mut world = World::web_on_fargate().await;
         let reached = world.wire.hold("DescribeTaskDefinition", operation, after, carried_out);
         world.start().await;
         let at = format!("{operation} after {after} others, carried out: {carried_out}");

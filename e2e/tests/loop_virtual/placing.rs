@@ -86,11 +86,7 @@ async fn enforce_converges_and_uninstall_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_rolls_and_no_node_is_ever_without_an_agent() {
-    let mut world = World::new().await;
-    world.cluster("shop", 3);
-    world.definition("web", false, |_| {});
-    world.service("shop", "web", "EC2", 3);
-    world.monitor("prod", "Enforce", "1.0.0", |_| {});
+    let mut world = World::web_on_nodes(3).await;
     world.start().await;
     world.verdict("web", Verdict::Covered, "").await;
     world.until("every node has its agent", |world| (world.agents.nodes().len() == 3).then_some(())).await;

@@ -7,11 +7,7 @@ use tasuki_api::coverage::Verdict;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_key_of_a_task_is_refused_and_shows() {
-    let mut world = World::new().await;
-    world.cluster("shop", 0);
-    world.definition("web", true, |_| {});
-    world.service("shop", "web", "FARGATE", 1);
-    world.monitor("prod", "Enforce", "1.0.0", |_| {});
+    let mut world = World::web_on_fargate().await;
     world.start().await;
     world.verdict("web", Verdict::Covered, "").await;
     let specs = world.runtime.specs();

@@ -43,11 +43,7 @@ impl Disk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_begun_before_the_store_keeps_what_it_rests_on() {
-    let mut world = World::new().await;
-    world.cluster("shop", 1);
-    world.definition("web", false, |_| {});
-    world.service("shop", "web", "EC2", 1);
-    world.monitor("prod", "Enforce", "1.0.0", |_| {});
+    let mut world = World::web_on_nodes(1).await;
     world.start().await;
     world.verdict("web", Verdict::Covered, "").await;
     let disk = Disk::of(&world).await;
@@ -73,13 +69,9 @@ async fn nothing_is_begun_before_the_store_keeps_what_it_rests_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_retry_forgets_stays_forgotten() {
-    let mut world = World::new().await;
-    world.cluster("shop", 0);
-    world.definition("web", true, |_| {});
-    world.service("shop", "web", "FARGATE", 1);
+    let mut world = World::web_on_fargate().await;
     let broken = Script { pull_failure: Some("manifest unknown".to_owned()), ..quick() };
     world.runtime.script(image("1.0.0"), broken);
-    world.monitor("prod", "Enforce", "1.0.0", |_| {});
     world.start().await;
     world.verdict("web", Verdict::Uncovered, "RolledBack").await;
     // Nothing else changes what is remembered.

@@ -265,6 +265,26 @@ impl World {
         self.dir.path().join("state")
     }
 
+    /// As many tasks of service `web` as nodes in cluster `shop`, to be watched by agent 1.0.0.
+    pub async fn web_on_nodes(nodes: usize) -> Self {
+        let world = Self::new().await;
+        world.cluster("shop", nodes);
+        world.definition("web", false, |_| {});
+        world.service("shop", "web", "EC2", nodes);
+        world.monitor("prod", "Enforce", "1.0.0", |_| {});
+        world
+    }
+
+    /// One task of service `web` on Fargate, to be watched by agent 1.0.0.
+    pub async fn web_on_fargate() -> Self {
+        let world = Self::new().await;
+        world.cluster("shop", 0);
+        world.definition("web", true, |_| {});
+        world.service("shop", "web", "FARGATE", 1);
+        world.monitor("prod", "Enforce", "1.0.0", |_| {});
+        world
+    }
+
     /// Starts the controller; after a kill it finds what it left.
     pub async fn start(&mut self) {
         let key = Key { id: "AKIATASUKI".to_owned(), secret: "local".to_owned() };

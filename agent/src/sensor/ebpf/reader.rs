@@ -1,10 +1,10 @@
 //! The thread that empties the rings.
 //!
-//! It wakes when the first record comes after it found nothing, lets others gather for 5 ms, drains network and DNS before
-//! process records and sorts the batch by time: an exec that preceded a connect was committed before
-//! it, so it is in the same batch or an earlier one. File events come from the file sensor's queue and
-//! are put between those of the batch; the queue is let go when the batch was handed on, so that no
-//! file event overtakes the fork of its process.
+//! It wakes when the first record comes after it found nothing, lets others gather for 5 ms, drains
+//! network and DNS before process records and sorts the batch by time: an exec that preceded a connect
+//! was committed before it, so it is in the same batch or an earlier one. File events come from the
+//! file sensor's queue and are put between those of the batch; the queue is let go when the batch was
+//! handed on, so that no file event overtakes the fork of its process.
 
 use super::decode::decode;
 use crate::event::Event;

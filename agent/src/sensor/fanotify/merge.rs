@@ -1,57 +1,12 @@
 //! Where a file event belongs among events of processes: after the birth of its process, before the
 //! exec of what was written, and before whatever happened after it was read.
 
-use crate::event::{Event, EventKind, ProcessKey};
-use std::collections::{HashMap, HashSet};
+use crate::event::{Event, EventKind, FileEvent, ProcessKey};
+use std::collections::HashMap;
 
-/// The files that a batch runs.
-#[derive(Debug, Default)]
-pub(super) struct FilesRun {
-    ids: HashSet<(u64, u64)>,
-    paths: HashSet<String>,
-}
-
-/// The files that a batch runs.
-pub(super) fn files_run(batch: &[Event]) -> FilesRun {
-    let mut run = FilesRun::default();
-    for event in batch {
-        let EventKind::Exec(exec) = &event.kind else { continue };
-        run.ids.extend(exec.file.filter(|file| file.inode != 0).map(|file| (file.device, file.inode)));
-        run.paths.extend(exec.executable.iter().cloned());
-    }
-    run
-}
-
-impl FilesRun {
-    /// Whether the file of a file event is among them.
-    pub(super) fn any(&self, event: &Event) -> bool {
-        let EventKind::File(file) = &event.kind else { return false };
-        self.paths.contains(&file.path) || file.file.is_some_and(|file| self.ids.contains(&(file.device, file.inode)))
-    }
-}
-
-/// Puts file events, in their order, into a batch that is in the order of time. Linear: a container
-/// chooses how many there are.
-pub(super) fn into(batch: &mut Vec<Event>, files: Vec<Event>) {
-    if files.is_empty() {
-        return;
-    }
-    let places = Places::of(batch);
-    let mut files: Vec<_> = files.into_iter().map(|event| (places.before(batch, &event), event)).collect();
-    files.sort_by_key(|(place, _)| *place);
-    let mut files = files.into_iter().peekable();
-    for (at, event) in std::mem::take(batch).into_iter().enumerate() {
-        while let Some((_, file)) = files.next_if(|(place, _)| *place <= at) {
-            batch.push(file);
-        }
-        batch.push(event);
-    }
-    batch.extend(files.map(|(_, file)| file));
-}
-
-/// Where processes are born and files run in a batch.
-#[derive(Default)]
-struct Places<'a> {
+/// Where processes are born and files run in a batch, which is in the order of time.
+pub(super) struct Places<'a> {
+    batch: &'a [Event],
     births: HashMap<ProcessKey, usize>,
     ids: HashMap<(u64, u64), Vec<usize>>,
     // Either side may not know the file (an overlay shows one inode, its layer another).
@@ -59,8 +14,8 @@ struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    fn of(batch: &'a [Event]) -> Self {
-        let mut places = Self::default();
+    pub(super) fn of(batch: &'a [Event]) -> Self {
+        let mut places = Self { batch, births: HashMap::default(), ids: HashMap::default(), paths: HashMap::default() };
         for (at, event) in batch.iter().enumerate() {
             match &event.kind {
                 EventKind::Fork { child } => drop(places.births.insert(*child, at)),
@@ -78,21 +33,52 @@ impl<'a> Places<'a> {
         places
     }
 
-    fn before(&self, batch: &[Event], event: &Event) -> usize {
-        let EventKind::File(written) = &event.kind else { return batch.len() };
-        let birth = event.process.and_then(|key| self.births.get(&key)).map_or(0, |at| at + 1);
-        let first = |runs: &Vec<usize>| runs.get(runs.partition_point(|at| *at < birth)).copied();
-        let by_id = written.file.and_then(|file| self.ids.get(&(file.device, file.inode))).and_then(first);
-        let by_path = self.paths.get(written.path.as_str()).and_then(first);
-        let read = batch.partition_point(|one| one.time <= event.time);
-        [by_id, by_path].into_iter().flatten().fold(read, usize::min).max(birth)
+    /// Whether the batch runs the file of a file event.
+    pub(super) fn runs(&self, event: &Event) -> bool {
+        matches!(&event.kind, EventKind::File(written) if self.runs_of(written).next().is_some())
     }
+
+    /// Where the batch runs a file, in ascending order each: known by its id, and by its path.
+    fn runs_of(&self, written: &FileEvent) -> impl Iterator<Item = &[usize]> {
+        let by_id = written.file.and_then(|file| self.ids.get(&(file.device, file.inode)));
+        [by_id, self.paths.get(written.path.as_str())].into_iter().flatten().map(Vec::as_slice)
+    }
+
+    /// File events with their places: the index in the batch before which each belongs.
+    pub(super) fn place(&self, files: Vec<Event>) -> Vec<(usize, Event)> {
+        files.into_iter().map(|event| (self.before(&event), event)).collect()
+    }
+
+    fn before(&self, event: &Event) -> usize {
+        let EventKind::File(written) = &event.kind else { return self.batch.len() };
+        let birth = event.process.and_then(|key| self.births.get(&key)).map_or(0, |at| at + 1);
+        let first = |runs: &[usize]| runs.get(runs.partition_point(|at| *at < birth)).copied();
+        let read = self.batch.partition_point(|one| one.time <= event.time);
+        self.runs_of(written).filter_map(first).fold(read, usize::min).max(birth)
+    }
+}
+
+/// Puts file events at their places in the batch, those of one place in their order. Linear: a container
+/// chooses how many there are.
+pub(super) fn into(batch: &mut Vec<Event>, mut files: Vec<(usize, Event)>) {
+    if files.is_empty() {
+        return;
+    }
+    files.sort_by_key(|(place, _)| *place);
+    let mut files = files.into_iter().peekable();
+    for (at, event) in std::mem::take(batch).into_iter().enumerate() {
+        while let Some((_, file)) = files.next_if(|(place, _)| *place <= at) {
+            batch.push(file);
+        }
+        batch.push(event);
+    }
+    batch.extend(files.map(|(_, file)| file));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Exec, FileEvent, FileId, FileOperation};
+    use crate::event::{Exec, FileId, FileOperation};
 
     fn key(pid: u32) -> ProcessKey {
         ProcessKey::new(pid, u64::from(pid) * 10_000_000)
@@ -117,6 +103,11 @@ mod tests {
         event(time, pid, EventKind::File(Box::new(FileEvent { operation, path, target: None, file })))
     }
 
+    fn merge(batch: &mut Vec<Event>, files: Vec<Event>) {
+        let files = Places::of(batch).place(files);
+        into(batch, files);
+    }
+
     #[test]
     fn a_write_comes_after_its_writers_birth_and_before_the_exec_of_its_file() {
         // The file ran before, was written anew by a child that lived shortly, and ran again.
@@ -124,8 +115,8 @@ mod tests {
         let new = [event(30, 2, EventKind::Exit { code: 0 }), fork(40, 1, 3), exec(41, 3, 50), fork(60, 1, 4)];
         let mut batch: Vec<Event> = old.iter().chain(&new).cloned().collect();
         let written = [write(55, 2, "/tmp/x", 50), write(56, 2, "/etc/passwd", 51), write(70, 4, "/tmp/y", 52)];
-        assert!(files_run(&batch).any(&written[0]) && !files_run(&batch).any(&written[1]));
-        into(&mut batch, written.to_vec());
+        assert!(Places::of(&batch).runs(&written[0]) && !Places::of(&batch).runs(&written[1]));
+        merge(&mut batch, written.to_vec());
         let [passed, other, last] = written;
         let expected: Vec<Event> = old
             .into_iter()
@@ -143,8 +134,8 @@ mod tests {
         }
         let mut batch = vec![fork(10, 1, 2), run.clone()];
         let written = write(30, 2, "/tmp/x", 99);
-        assert!(files_run(&batch).any(&written));
-        into(&mut batch, vec![written.clone()]);
+        assert!(Places::of(&batch).runs(&written));
+        merge(&mut batch, vec![written.clone()]);
         assert_eq!(batch, [fork(10, 1, 2), written, run]);
     }
 
@@ -152,7 +143,7 @@ mod tests {
     fn writes_of_one_file_keep_their_order_also_in_an_empty_batch() {
         let mut batch = Vec::new();
         let written = vec![write(10, 2, "/a", 1), write(11, 2, "/a", 1), write(12, 2, "/b", 2)];
-        into(&mut batch, written.clone());
+        merge(&mut batch, written.clone());
         assert_eq!(batch, written);
     }
 }

@@ -1,9 +1,9 @@
 //! Which file systems are watched: the root of each container, and its places for temporary files
 //! where they have a file system of their own, as soon as a process of the container is met.
 //!
-//! *Expected flow*: the process sensor calls [`Roots::begin`] before it empties its rings, [`Roots::meet`]
-//! with what was in them, and then [`Roots::turn`], which it ends when it has handed its batch on. *Guarantees*: a file system of the host is never watched,
-//! also where a container sees it; nothing that a container can make slow (FUSE, NFS) is opened.
+//! *Expected flow*: the process sensor calls [`Roots::begin`] before it empties its rings,
+//! [`Roots::meet`] with what was in them, and then [`Roots::turn`], which it ends when it has handed
+//! its batch on. *Guarantees*: a file system of the host is never watched, also where a container sees it; nothing that a container can make slow (FUSE, NFS) is opened.
 //! *Caveats*: what a container writes before its first program was met (5 ms) is not seen. A mark
 //! goes with its file system when that is unmounted, so nothing has to be taken away.
 

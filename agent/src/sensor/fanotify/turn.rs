@@ -1,7 +1,8 @@
 //! The turn of another sensor's reader: it holds the queue of file events while it hands its batch on,
 //! so that none goes before the fork and the program of its process, nor after the exec of its file.
 
-use super::{PATIENCE, Shared, Waiting, Worker, merge};
+use super::merge::{self, Places};
+use super::{PATIENCE, Shared, Waiting, Worker};
 use crate::event::Event;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
@@ -36,17 +37,21 @@ impl<'a> Turn<'a> {
                 }
             }
         }
+        if worker.waiting.is_empty() {
+            return;
+        }
         let round = self.round;
-        let run = merge::files_run(batch);
+        let places = Places::of(batch);
         let mut files = Vec::new();
         let may_go = |one: &Waiting, told: bool| {
             // Read before the rings were emptied, so they told all that its process had done by then.
             (told && one.round < round)
-                || ((told || one.living.is_some()) && run.any(&one.event))
+                || ((told || one.living.is_some()) && places.runs(&one.event))
                 || one.since.elapsed() > PATIENCE
         };
         worker.settle(may_go, &mut files);
         self.merged += files.len() as u64;
+        let files = places.place(files);
         merge::into(batch, files);
     }
 

@@ -211,6 +211,10 @@ impl Decider {
         decision: &mut Decision,
     ) {
         self.wish(fleet, arn, state, now, decision);
+        self.judge(fleet, arn, state, now, decision);
+    }
+
+    fn judge(&mut self, fleet: &Fleet, arn: &Str, state: &ClusterState, now: Timestamp, decision: &mut Decision) {
         let mut held = self.clusters.remove(arn).unwrap_or_default();
         judge_cluster(self.world(fleet, now), arn, state, &mut held, &mut decision.changed);
         self.clusters.insert(arn.clone(), held);
@@ -227,14 +231,8 @@ impl Decider {
         decision: &mut Decision,
     ) {
         let Some(state) = fleet.cluster(arn) else { return };
-        if nodes.len() > FEW_NODES {
-            return self.decide_cluster(fleet, arn, state, now, decision);
-        }
-        if self.wish(fleet, arn, state, now, decision) {
-            let mut held = self.clusters.remove(arn).unwrap_or_default();
-            judge_cluster(self.world(fleet, now), arn, state, &mut held, &mut decision.changed);
-            self.clusters.insert(arn.clone(), held);
-            return;
+        if self.wish(fleet, arn, state, now, decision) || nodes.len() > FEW_NODES {
+            return self.judge(fleet, arn, state, now, decision);
         }
         let on_them = |state: &TaskState| state.task.node.as_ref().is_some_and(|node| nodes.contains(node));
         for (group, tasks) in &state.workloads {
