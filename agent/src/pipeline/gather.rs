@@ -104,11 +104,13 @@ fn process<'a>(facts: &mut Facts<'a>, world: &mut World, event: &'a Event, subje
 
 /// The name of a user where the process lives; asked only where this machine may be read.
 pub fn user(world: &mut World, subject: &Subject, uid: u32) -> Option<String> {
-    let (key, entry) = subject.key.zip(subject.entry.as_ref())?;
+    let entry = subject.entry.as_ref()?;
     if !world.is_live() || subject.container.is_none() {
         return None;
     }
-    world.users.name(entry.mount_namespace, key.pid, uid)
+    let namespace = entry.mount_namespace;
+    let here = subject.inside().filter(|(_, other)| other.mount_namespace == namespace).map(|(key, _)| key.pid);
+    world.users.name(namespace, here, uid)
 }
 
 fn context(world: &mut World, event: &Event, subject: &Subject) -> Vec<&'static str> {
@@ -245,7 +247,7 @@ pub fn known_hash(world: &mut World, event: &Event, subject: &Subject) -> Option
     let EventKind::Exec(exec) = &event.kind else { return None };
     let (key, file) = subject.key.zip(exec.file.filter(|file| file.inode != 0))?;
     let path = exec.executable.as_deref().unwrap_or(&exec.filename);
-    match world.hasher.ask(key.pid, &subject.neighbours(), &file, path) {
+    match world.hasher.ask(key.pid, subject.neighbours(), &file, path) {
         Answer::Is(hash) => Some(hash),
         Answer::Pending | Answer::Unknown => None,
     }

@@ -74,7 +74,7 @@ impl Waiting {
             && let Some(file) = exec.file.filter(|file| file.inode != 0)
         {
             let path = exec.executable.clone().unwrap_or_else(|| exec.filename.clone());
-            match world.hasher.ask(key.pid, &subject.neighbours(), &file, &path) {
+            match world.hasher.ask(key.pid, subject.neighbours(), &file, &path) {
                 Answer::Is(hash) => set_hash(&mut finding, hash),
                 Answer::Pending => held.hash = Some((key.pid, file, path, event.time.saturating_add(PATIENCE_NS))),
                 Answer::Unknown => {}
@@ -123,7 +123,7 @@ impl Waiting {
                 }
             }
             if let Some((pid, file, path, until)) = &held.hash {
-                match world.hasher.ask(*pid, &[], file, path) {
+                match world.hasher.ask(*pid, [], file, path) {
                     Answer::Is(hash) => {
                         set_hash(&mut held.finding, hash);
                         held.hash = None;

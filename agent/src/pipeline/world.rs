@@ -64,8 +64,8 @@ impl Subject {
     }
 
     /// Ids of the ancestors in the same container, which see the same files.
-    pub fn neighbours(&self) -> Vec<u32> {
-        self.inside().skip(1).map(|(key, _)| key.pid).collect()
+    pub fn neighbours(&self) -> impl Iterator<Item = u32> {
+        self.inside().skip(1).map(|(key, _)| key.pid)
     }
 }
 

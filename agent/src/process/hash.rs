@@ -108,7 +108,7 @@ impl Hasher {
 
     /// The hash of a file that process `pid` runs; asks for it where it is not known. Where that process
     /// is gone, the file is opened by its path in the root of one of `others`, if it is the same there.
-    pub fn ask(&mut self, pid: u32, others: &[u32], file: &FileId, path: &str) -> Answer {
+    pub fn ask(&mut self, pid: u32, others: impl IntoIterator<Item = u32>, file: &FileId, path: &str) -> Answer {
         match self.cache.get(&key(file)) {
             Some(Known::Is(sha256)) => return Answer::Is(*sha256),
             Some(Known::Pending) => return Answer::Pending,
@@ -177,14 +177,14 @@ impl Drop for Hasher {
 }
 
 /// The file that runs: by the process while it lives, else by its path in the process's or another's root.
-fn open(pid: u32, others: &[u32], id: &FileId, path: &str) -> Option<File> {
+fn open(pid: u32, others: impl IntoIterator<Item = u32>, id: &FileId, path: &str) -> Option<File> {
     let same = |file: &File| {
         let found = from_metadata(&file.metadata().ok()?);
         ((found.inode, found.size) == (id.inode, id.size)).then_some(())
     };
     let by_process = File::open(format!("/proc/{pid}/exe")).ok().filter(|file| same(file).is_some());
-    let in_root = |pid: &u32| super::users::open_in_root(*pid, path).filter(|file| same(file).is_some());
-    by_process.or_else(|| std::iter::once(&pid).chain(others).find_map(in_root))
+    let in_root = |pid| super::users::open_in_root(pid, path).filter(|file| same(file).is_some());
+    by_process.or_else(|| std::iter::once(pid).chain(others).find_map(in_root))
 }
 
 /// Bytes per second, kept by waiting on the stop signal so that the end is never waited for.
@@ -265,19 +265,19 @@ mod tests {
         let exe = format!("/proc/{}/exe", child.id());
         let file = super::super::snapshot::file_id(&exe).unwrap();
         let expected = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &std::fs::read(&exe).unwrap());
-        assert_eq!(hasher.ask(child.id(), &[], &file, "/bin/cat"), Answer::Pending);
+        assert_eq!(hasher.ask(child.id(), [], &file, "/bin/cat"), Answer::Pending);
         let hashed = finish(&mut hasher);
         assert_eq!(hashed.sha256.unwrap(), expected.as_ref());
-        assert_eq!(hasher.ask(child.id(), &[], &file, "/bin/cat"), Answer::Is(hashed.sha256.unwrap()));
+        assert_eq!(hasher.ask(child.id(), [], &file, "/bin/cat"), Answer::Is(hashed.sha256.unwrap()));
         let other = FileId { inode: file.inode + 1, ..file };
-        assert_eq!(hasher.ask(child.id(), &[], &other, "/bin/cat"), Answer::Unknown, "another file is not read for it");
+        assert_eq!(hasher.ask(child.id(), [], &other, "/bin/cat"), Answer::Unknown, "another file is not read for it");
         child.kill().unwrap();
         child.wait().unwrap();
         // Gone, and not known: another process still shows the file.
         let mut hasher = Hasher::start(NonZeroUsize::new(4).unwrap(), 64 << 20).unwrap();
-        assert_eq!(hasher.ask(child.id(), &[], &file, "/bin/cat"), Answer::Unknown);
-        assert_eq!(hasher.ask(child.id(), &[std::process::id()], &other, "/bin/cat"), Answer::Unknown);
-        assert_eq!(hasher.ask(child.id(), &[std::process::id()], &file, "/bin/cat"), Answer::Pending);
+        assert_eq!(hasher.ask(child.id(), [], &file, "/bin/cat"), Answer::Unknown);
+        assert_eq!(hasher.ask(child.id(), [std::process::id()], &other, "/bin/cat"), Answer::Unknown);
+        assert_eq!(hasher.ask(child.id(), [std::process::id()], &file, "/bin/cat"), Answer::Pending);
         assert_eq!(finish(&mut hasher).sha256.unwrap(), expected.as_ref());
     }
 

@@ -30,19 +30,30 @@ impl Users {
         Self { cache: LruCache::new(capacity), evictions: 0 }
     }
 
-    /// The name of `uid` where process `pid` lives. Read once per mount namespace.
-    pub fn name(&mut self, mount_namespace: u64, pid: u32, uid: u32) -> Option<String> {
+    /// The name of `uid` where these processes live, all in one container; the first that still lives is
+    /// asked. Read once per mount namespace.
+    pub fn name(&mut self, mount_namespace: u64, pids: impl IntoIterator<Item = u32>, uid: u32) -> Option<String> {
         if mount_namespace == 0 {
             return None;
         }
         if !self.cache.contains(&mount_namespace) {
+            // Where all are gone nothing is remembered: the next process of the container is asked.
+            let names = pids.into_iter().find_map(names_of)?;
             if self.cache.len() == self.cache.cap().get() {
                 self.evictions += 1;
             }
-            let names = open_in_root(pid, "etc/passwd").map(parse).unwrap_or_default();
             self.cache.put(mount_namespace, names);
         }
         self.cache.get(&mount_namespace)?.get(&uid).cloned()
+    }
+}
+
+/// The names where a process lives; `None` where it is gone.
+fn names_of(pid: u32) -> Option<HashMap<u32, String>> {
+    match open_in_root(pid, "etc/passwd") {
+        Some(file) => Some(parse(file)),
+        // A container without the file has no names.
+        None => std::fs::metadata(format!("/proc/{pid}/root")).is_ok().then(HashMap::new),
     }
 }
 
@@ -97,11 +108,21 @@ mod tests {
     #[test]
     fn this_process_s_own_root_is_read_and_the_cache_stays_bounded() {
         let mut users = Users::new(NonZeroUsize::new(2).unwrap());
-        assert_eq!(users.name(1, std::process::id(), 0).as_deref(), Some("root"));
+        assert_eq!(users.name(1, [std::process::id()], 0).as_deref(), Some("root"));
         for namespace in 2..10 {
-            users.name(namespace, std::process::id(), 0);
+            users.name(namespace, [std::process::id()], 0);
         }
         assert_eq!((users.cache.len(), users.evictions), (2, 7));
-        assert_eq!(users.name(0, std::process::id(), 0), None);
+        assert_eq!(users.name(0, [std::process::id()], 0), None);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_leaves_the_question_to_the_next() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        child.wait().unwrap();
+        let mut users = Users::new(NonZeroUsize::new(2).unwrap());
+        assert_eq!(users.name(1, [child.id()], 0), None);
+        assert_eq!(users.name(1, [child.id(), std::process::id()], 0).as_deref(), Some("root"));
+        assert_eq!(users.name(1, [child.id()], 0).as_deref(), Some("root"), "remembered");
     }
 }
