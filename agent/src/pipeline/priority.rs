@@ -56,8 +56,29 @@ pub fn raise() -> Priority {
 /// Whether the session, which is what an autogroup is made for, holds the agent alone: its leader is
 /// this process or its supervisor. Started from a shell, the agent would raise the whole shell.
 fn owns_session() -> bool {
-    let Ok(leader) = rustix::process::getsid(None) else { return false };
+    // 0 says that the leader is in a PID namespace above this one; rustix has no value for that.
+    let Ok(leader) = nix::unistd::getsid(None) else { return false };
     let program = |pid: &str| std::fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()));
     let own = program("self");
-    own.is_some() && own == program(&leader.as_raw_nonzero().to_string())
+    own.is_some() && own == program(&leader.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::owns_session;
+    use std::process::Command;
+
+    #[test]
+    fn a_leader_outside_the_namespace_is_not_the_agent() {
+        if nix::unistd::getsid(None).unwrap().as_raw() == 0 {
+            assert!(!owns_session());
+            return;
+        }
+        let own = "pipeline::priority::tests::a_leader_outside_the_namespace_is_not_the_agent";
+        let mut again = Command::new("unshare");
+        again.args(["--pid", "--fork"]).arg(std::env::current_exe().unwrap()).args(["--exact", own]);
+        let ended = again.output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+        assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"));
+    }
 }
