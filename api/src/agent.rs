@@ -117,6 +117,10 @@ pub struct Identity {
     pub kind: AgentKind,
     /// Its version.
     pub version: String,
+    /// In Kubernetes: the projected token of the agent's pod, for audience
+    /// [`crate::kubernetes::TOKEN_AUDIENCE`]. Never kept, never logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
 }
 
 /// One container of the agent's task, as the metadata endpoint gives it.

@@ -7,3 +7,4 @@ pub mod agent;
 pub mod coverage;
 pub mod desired;
 pub mod finding;
+pub mod kubernetes;

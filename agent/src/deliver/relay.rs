@@ -204,6 +204,7 @@ impl Relay {
             address: own.address,
             kind: self.config.kind,
             version: self.config.version.clone(),
+            token: None,
         };
         let identity = serde_json::to_string(&identity)?;
         let signature = self.client.key().sign(&enrollment_text(&identity));

@@ -116,6 +116,49 @@ choice! {
         /// Never.
         Never,
     }
+    /// Whether the agent's pod may evict others where a node is full.
+    pub enum Preempt {
+        /// It waits; the node's pods are `NodeWithoutAgent` until there is room.
+        #[default] Never,
+        /// Pods of a lower priority make room for it.
+        LowerPriority,
+    }
+    /// How a node's label is compared.
+    pub enum NodeOperator {
+        /// One of the values.
+        #[default] In,
+        /// None of the values, or absent.
+        NotIn,
+        /// Present.
+        Exists,
+        /// Absent.
+        DoesNotExist,
+        /// A greater number.
+        Gt,
+        /// A smaller number.
+        Lt,
+    }
+    /// How a toleration meets a taint.
+    pub enum TolerationOperator {
+        /// Whatever its value.
+        #[default] Exists,
+        /// Of the same value.
+        Equal,
+    }
+    /// Whether pods wait for a new node's agent.
+    pub enum NodeStartup {
+        /// They start at once.
+        #[default] BestEffort,
+        /// They wait for the first heartbeat, for two minutes at most, where the node pool sets the start-up taint.
+        TaintUntilReady,
+    }
+    /// How a node changes from one agent to the next.
+    pub enum Handover {
+        /// The new agent runs before the old one goes.
+        #[default] Overlap,
+        /// The old one goes first: a gap, which is counted.
+        DeleteFirst,
+    }
     /// What a failed gate does.
     pub enum OnFailure {
         /// Back to the previous version.

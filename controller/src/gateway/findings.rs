@@ -168,6 +168,7 @@ fn node(task: &Task) -> Resource {
         LaunchType::Ec2 => "EC2",
         LaunchType::External => "EXTERNAL",
         LaunchType::ManagedInstances => "MANAGED_INSTANCES",
+        LaunchType::Kubernetes | LaunchType::KubernetesVirtual => "KUBERNETES",
     };
     Resource {
         account: arn.map(|arn| arn.account.to_owned()),

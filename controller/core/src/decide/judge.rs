@@ -24,9 +24,10 @@ use tasuki_api::coverage::{Currency, Placement, Reason, Verdict};
 /// How an agent gets to tasks of this launch type.
 pub(super) fn placement_of(launch: LaunchType) -> Placement {
     match launch {
-        LaunchType::Fargate => Placement::Sidecar,
+        LaunchType::Fargate | LaunchType::KubernetesVirtual => Placement::Sidecar,
         LaunchType::Ec2 | LaunchType::External => Placement::DaemonService,
         LaunchType::ManagedInstances => Placement::ManagedDaemon,
+        LaunchType::Kubernetes => Placement::DaemonSet,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::action::{AgentSpec, GatewaySpec, SidecarSpec};
 use crate::fleet::{Cluster, LaunchType, ScopeId, Service, Str};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use tasuki_api::desired::{AwsScopeSpec, Compute, Delivery, Document, EcsTargets, Mode, PidMode};
+use tasuki_api::desired::{AwsScopeSpec, Compute, Delivery, Document, Mode, PidMode};
 use tasuki_api::desired::{RuntimeMonitorSpec, SensorChoice, Sizing, Startup};
 use wildmatch::WildMatch;
 
@@ -51,6 +51,8 @@ pub struct Monitor {
     /// Hash of the policy that its agents should have; empty where none is in force.
     pub policy_hash: Str,
     clusters: Names,
+    kubernetes_clusters: Names,
+    namespaces: Names,
     tags_include: Vec<(String, Vec<WildMatch>)>,
     tags_exclude: Vec<(String, Vec<WildMatch>)>,
     deliveries: Vec<(WildMatch, Delivery)>,
@@ -120,7 +122,7 @@ impl Desired {
     /// The monitor that owns a cluster's daemon for one kind of node: the highest that selects the
     /// cluster by name, scope, compute and the cluster's own tags.
     pub fn select_cluster(&self, cluster: &Cluster, launch: LaunchType) -> Option<usize> {
-        self.monitors.iter().position(|m| m.targets(cluster, launch).is_some() && m.tags_select(&[&cluster.tags]))
+        self.monitors.iter().position(|m| m.targets(cluster, launch) && m.tags_select(&[&cluster.tags]))
     }
 
     /// The agent that a monitor wants in one scope; none where the monitor names no agent.
@@ -168,6 +170,7 @@ impl Desired {
 impl Monitor {
     fn compile(name: &str, spec: &RuntimeMonitorSpec, problems: &mut Vec<Problem>) -> Self {
         let ecs = spec.targets.ecs.clone().unwrap_or_default();
+        let kubernetes = spec.targets.kubernetes.clone().unwrap_or_default();
         let compile_tags = |tags: &BTreeMap<String, Vec<String>>| {
             tags.iter().map(|(k, v)| (k.clone(), v.iter().map(|p| WildMatch::new(p)).collect())).collect()
         };
@@ -177,6 +180,8 @@ impl Monitor {
             minimum_version: spec.agent.as_ref().and_then(|a| a.minimum_version.as_deref()).and_then(Version::parse),
             policy_hash: Str::default(),
             clusters: Names::compile(&ecs.clusters),
+            kubernetes_clusters: Names::compile(&kubernetes.clusters),
+            namespaces: Names::compile(&kubernetes.namespaces),
             tags_include: compile_tags(&ecs.tags.include),
             tags_exclude: compile_tags(&ecs.tags.exclude),
             deliveries: spec.ecs.fargate.delivery_for.iter().map(|(p, d)| (WildMatch::new(p), *d)).collect(),
@@ -200,18 +205,22 @@ impl Monitor {
         found.map_or(self.spec.ecs.fargate.delivery, |(_, delivery)| *delivery)
     }
 
-    fn targets(&self, cluster: &Cluster, launch: LaunchType) -> Option<&EcsTargets> {
-        let ecs = self.spec.targets.ecs.as_ref()?;
+    /// Whether it selects a cluster's tasks on this kind of compute, as far as the cluster says.
+    fn targets(&self, cluster: &Cluster, launch: LaunchType) -> bool {
         let compute = match launch {
             LaunchType::Fargate => Compute::Fargate,
             LaunchType::Ec2 => Compute::Ec2,
             LaunchType::External => Compute::External,
             LaunchType::ManagedInstances => Compute::ManagedInstances,
+            LaunchType::Kubernetes | LaunchType::KubernetesVirtual => {
+                return self.spec.targets.kubernetes.is_some() && self.kubernetes_clusters.take(&cluster.name);
+            }
         };
-        let selected = (ecs.scopes.is_empty() || ecs.scopes.iter().any(|s| **s == *cluster.aws_scope))
-            && (ecs.compute.is_empty() || ecs.compute.contains(&compute))
-            && self.clusters.take(&cluster.name);
-        selected.then_some(ecs)
+        self.spec.targets.ecs.as_ref().is_some_and(|ecs| {
+            (ecs.scopes.is_empty() || ecs.scopes.iter().any(|s| **s == *cluster.aws_scope))
+                && (ecs.compute.is_empty() || ecs.compute.contains(&compute))
+                && self.clusters.take(&cluster.name)
+        })
     }
 
     fn tags_select(&self, tags: &[&BTreeMap<String, String>]) -> bool {
@@ -230,7 +239,10 @@ impl Monitor {
         launch: LaunchType,
         now: Timestamp,
     ) -> Selection<'_> {
-        if self.targets(cluster, launch).is_none() {
+        if !self.targets(cluster, launch) {
+            return Selection::No;
+        }
+        if launch.is_kubernetes() && !namespace_of(workload).is_some_and(|name| self.namespaces.take(name)) {
             return Selection::No;
         }
         let none = BTreeMap::new();
@@ -257,4 +269,9 @@ impl Monitor {
         }
         Selection::Yes
     }
+}
+
+/// The namespace in a pod's workload, which is `KIND/NAMESPACE/NAME`.
+fn namespace_of(workload: &str) -> Option<&str> {
+    workload.split('/').nth(1)
 }

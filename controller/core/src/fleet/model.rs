@@ -59,6 +59,17 @@ pub enum LaunchType {
     External,
     /// ECS Managed Instances.
     ManagedInstances,
+    /// A Kubernetes node that can carry the agent's DaemonSet.
+    Kubernetes,
+    /// A Kubernetes node that cannot: EKS Fargate, virtual nodes, Windows.
+    KubernetesVirtual,
+}
+
+impl LaunchType {
+    /// Whether it is a pod's.
+    pub fn is_kubernetes(self) -> bool {
+        matches!(self, Self::Kubernetes | Self::KubernetesVirtual)
+    }
 }
 
 /// The states of a task, in their order; [`TaskStatus::Stopped`] is final.

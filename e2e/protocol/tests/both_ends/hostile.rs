@@ -62,6 +62,7 @@ impl Raw {
             address: None,
             kind: AgentKind::Sidecar,
             version: "1".to_owned(),
+            token: None,
         }
     }
 
