@@ -68,7 +68,7 @@ fi
 command -v cargo-clippy >/dev/null || packages "lints" rust-web-clippy
 command -v rustfmt >/dev/null || packages "format check" rustfmt-web
 packages "contract tests with the AWS CLI and botocore" python3 python3-venv
-packages "tests that signal processes" procps util-linux
+packages "tests that signal and trace processes" procps strace util-linux
 [ -z "${TASUKI_ADVISORY_DB:-}" ] || packages "unpacking the advisory database" xz-utils
 if ! command -v cargo-deny >/dev/null; then
     say "Building cargo-deny (licences, advisories, sources; a few minutes)"

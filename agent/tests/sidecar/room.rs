@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -55,7 +56,10 @@ impl Room {
     }
 
     pub fn sh(&self, script: &str) -> App {
-        App(self.command("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap())
+        let mut command = self.command("sh");
+        // A group of its own, whose parent is outside it: an orphaned group, which the test's own may be, ignores SIGTSTP.
+        command.args(["-c", script]).stdin(Stdio::piped()).process_group(0);
+        App(command.spawn().unwrap())
     }
 
     /// Starts this binary in the room in a role.
