@@ -52,6 +52,7 @@ fn agent() -> AgentSpec {
         task_role: None,
         execution_role: None,
         gateway: GatewaySpec::default(),
+        pods: None,
     }
 }
 

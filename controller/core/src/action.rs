@@ -4,6 +4,7 @@
 use crate::fleet::{LaunchType, ScopeId, Str};
 use serde::{Deserialize, Serialize};
 use tasuki_api::coverage::Reason;
+use tasuki_api::desired::{NodeSelector, Preempt, Toleration};
 
 /// Name of the daemon service that serves, and of its definition family.
 pub const DAEMON_SERVICE: &str = "tasuki";
@@ -13,6 +14,8 @@ pub const DAEMON_SERVICE_NEXT: &str = "tasuki-next";
 pub const EXTERNAL_DAEMON_SERVICE: &str = "tasuki-external";
 /// [`DAEMON_SERVICE_NEXT`] for External nodes.
 pub const EXTERNAL_DAEMON_SERVICE_NEXT: &str = "tasuki-external-next";
+/// Tag of a Kubernetes daemon that is becoming the serving one: it comes to every node, whatever its label.
+pub const PROMOTING: &str = "tasuki.dev/promoting";
 /// Node attribute: the serving daemon stays away.
 pub const HOLD: &str = "tasuki.hold";
 /// Node attribute: the next daemon may come.
@@ -97,6 +100,18 @@ pub enum ActionKind {
         /// Definition that it runs from now on.
         to: Str,
     },
+    /// Kubernetes: make the next daemon the serving one, and delete the one that served.
+    PromoteDaemon {
+        /// The next daemon.
+        service: Str,
+        /// The one that served, where it is still there.
+        serving: Option<Str>,
+    },
+    /// Kubernetes: a promoted daemon stays away from nodes in hand-over again.
+    SettleDaemon {
+        /// The daemon.
+        service: Str,
+    },
     /// Delete a daemon service.
     DeleteDaemon {
         /// Service ARN.
@@ -167,7 +182,28 @@ pub struct AgentSpec {
     pub execution_role: Option<Str>,
     /// Environment that lets it find and trust the gateway (public values).
     pub gateway: GatewaySpec,
+    /// What its pods have beyond that, in Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodsSpec>,
 }
+
+/// What of a monitor shapes the agent's pods, and nothing that does not: each change of it is rolled out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PodsSpec {
+    /// Nodes that carry them.
+    pub nodes: NodeSelector,
+    /// Taints that they tolerate.
+    pub tolerations: Vec<Toleration>,
+    /// CPU request, in Kubernetes' notation.
+    pub cpu: String,
+    /// Whether they may evict others.
+    pub preempt: Preempt,
+    /// Secrets with which their image is pulled.
+    pub pull_secrets: Vec<String>,
+}
+
+/// Nothing in it is a float.
+impl Eq for PodsSpec {}
 
 /// How an agent finds and trusts the gateway. No secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,6 +271,8 @@ impl Action {
             ActionKind::UpdateDaemon { service, .. }
             | ActionKind::RevertDaemon { service, .. }
             | ActionKind::DeleteDaemon { service }
+            | ActionKind::PromoteDaemon { service, .. }
+            | ActionKind::SettleDaemon { service }
             | ActionKind::Inject { service, .. }
             | ActionKind::Uninject { service, .. }
             | ActionKind::RollBack { service, .. } => service,

@@ -51,17 +51,10 @@ impl Executor {
             before: trail.before,
             after: trail.after,
             request_ids: trail.request_ids,
-            error: error.clone(),
+            error,
         };
-        log(&record);
-        // A budget that is used up is no event of the action's: it would fill the log.
         let waits = matches!(&result, Err(Stop::Blocked(Reason::BudgetExhausted, _)));
-        if !action.only_reads()
-            && !waits
-            && let Err(error) = self.store.log_action(&record, action.target(), name(&action.kind)).await
-        {
-            tracing::error!(%error, action = name(&action.kind), "the action log cannot be written");
-        }
+        write_down(&self.store, &record, waits).await;
         outcome(action, result, trail.changes)
     }
 }
@@ -83,10 +76,13 @@ async fn step(run: &Run<'_>) -> Result<(), Stop> {
             rollback::roll_back(run, service, deployment, definition).await
         }
         ActionKind::Deregister { definition } => definition::deregister(run, definition).await,
+        ActionKind::PromoteDaemon { .. } | ActionKind::SettleDaemon { .. } => {
+            Err(Stop::Changed("ECS daemons are not promoted".to_owned()))
+        }
     }
 }
 
-fn outcome(action: &Action, result: Result<(), Stop>, mut changes: Vec<Change>) -> Outcome {
+pub(super) fn outcome(action: &Action, result: Result<(), Stop>, mut changes: Vec<Change>) -> Outcome {
     let verdict = match result {
         Ok(()) => Verdict::Done,
         Err(Stop::Changed(what)) => Verdict::Dropped(what),
@@ -95,7 +91,7 @@ fn outcome(action: &Action, result: Result<(), Stop>, mut changes: Vec<Change>) 
         Err(Stop::Call(error)) if error.kind == Kind::Refused && is_external(action) => {
             Verdict::Blocked(blocked(action, Reason::UnsupportedPlatform, error.detail()))
         }
-        Err(stop @ (Stop::Call(_) | Stop::Store(_))) => Verdict::Failed(stop.text()),
+        Err(stop @ (Stop::Call(_) | Stop::Store(_) | Stop::Answer(_))) => Verdict::Failed(stop.text()),
     };
     if let Verdict::Blocked(Blocked { target, reason, detail }) = &verdict
         && !target.is_empty()
@@ -149,6 +145,20 @@ pub(super) fn name(kind: &ActionKind) -> &'static str {
         ActionKind::Uninject { .. } => "Uninject",
         ActionKind::RollBack { .. } => "RollBack",
         ActionKind::Deregister { .. } => "Deregister",
+        ActionKind::PromoteDaemon { .. } => "PromoteDaemon",
+        ActionKind::SettleDaemon { .. } => "SettleDaemon",
+    }
+}
+
+/// Writes down what became of an action. A budget that is used up is no event of the action's: it would fill the log.
+pub(super) async fn write_down(store: &Store, record: &ActionRecord, waits: bool) {
+    let action = &record.action;
+    log(record);
+    if !action.only_reads()
+        && !waits
+        && let Err(error) = store.log_action(record, action.target(), name(&action.kind)).await
+    {
+        tracing::error!(%error, action = name(&action.kind), "the action log cannot be written");
     }
 }
 

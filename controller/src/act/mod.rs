@@ -8,6 +8,7 @@
 //! a moment in which someone else may deploy; the next event shows it.
 
 pub mod budget;
+pub mod kubernetes;
 
 mod attribute;
 mod daemon;

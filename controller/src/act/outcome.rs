@@ -38,6 +38,8 @@ pub(super) enum Stop {
     /// What it was decided on is not what is there.
     Changed(String),
     Blocked(Reason, String),
+    /// An API server refused it in a way that is no coverage reason, or gave no answer.
+    Answer(String),
 }
 
 impl From<CallError> for Stop {
@@ -74,6 +76,7 @@ impl Stop {
             },
             Self::Changed(what) => format!("dropped: {what}"),
             Self::Blocked(reason, detail) => format!("{}: {detail}", reason.name()),
+            Self::Answer(what) => what.clone(),
         }
     }
 }

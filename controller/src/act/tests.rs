@@ -20,6 +20,7 @@ fn agent(version: &str) -> AgentSpec {
         task_role: None,
         execution_role: None,
         gateway: GatewaySpec::default(),
+        pods: None,
     }
 }
 

@@ -35,6 +35,9 @@ pub struct RunArgs {
     /// Of more findings than this the oldest are forgotten
     #[arg(long, env = "TASUKI_MAX_FINDINGS", default_value_t = 100_000)]
     pub max_findings: u32,
+    /// A Kubernetes cluster.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
     /// Address of the JSON API, the metrics and the page
     #[arg(long, env = "TASUKI_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
@@ -76,6 +79,49 @@ pub struct RunArgs {
     /// What is logged, such as info or tasuki=debug
     #[arg(long, env = "TASUKI_LOG", default_value = "info")]
     pub log: String,
+}
+
+/// Where the controller runs in a Kubernetes cluster.
+#[derive(Clone, Debug, clap::Args)]
+pub struct KubernetesArgs {
+    /// Watch the pods of the cluster that this runs in, or that KUBECONFIG names
+    #[arg(long, env = "TASUKI_KUBERNETES")]
+    pub kubernetes: bool,
+    /// Name of that cluster, by which monitors select it
+    #[arg(long, env = "TASUKI_CLUSTER", default_value = "self")]
+    pub cluster_name: String,
+    /// Namespace of the controller
+    #[arg(long, env = "TASUKI_NAMESPACE", default_value = "tasuki-system")]
+    pub namespace: String,
+    /// Namespace of the agents
+    #[arg(long, env = "TASUKI_AGENT_NAMESPACE", default_value = "tasuki-agents")]
+    pub agent_namespace: String,
+}
+
+impl KubernetesArgs {
+    /// The cluster.
+    ///
+    /// # Errors
+    /// Where neither the environment of a pod nor a kubeconfig says how it is reached.
+    pub async fn connect(&self) -> anyhow::Result<crate::scope::kubernetes::Kubernetes> {
+        use anyhow::Context;
+        let plain =
+            |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        anyhow::ensure!(
+            plain(&self.cluster_name),
+            "--cluster-name {:?} is not usable: letters, digits, `-`, `_` and `.` only",
+            self.cluster_name
+        );
+        let client = kube::Client::try_default()
+            .await
+            .context("--kubernetes: no API server is known; run it in a pod, or set KUBECONFIG")?;
+        Ok(crate::scope::kubernetes::Kubernetes {
+            client,
+            cluster: self.cluster_name.as_str().into(),
+            namespace: self.namespace.as_str().into(),
+            agent_namespace: self.agent_namespace.as_str().into(),
+        })
+    }
 }
 
 impl RunArgs {

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use tasuki_api::agent::AgentKind;
 use tasuki_api::desired::IdentityChoice;
+use tasuki_api::kubernetes::PodName;
 use tasuki_core::action::{Action, ActionKind, SIDECAR, is_daemon_service};
 use tasuki_core::fleet::{Change, Task};
 use tokio::sync::mpsc;
@@ -35,6 +36,10 @@ impl FleetDirectory {
     }
 
     async fn read(&self, arn: &str) -> Result<Option<Known>, DirectoryError> {
+        if PodName::parse(arn).is_some() {
+            // The watch brings a pod long before its agent can ask; one that it did not bring is none.
+            return Ok(self.task(arn));
+        }
         let failed = |source: String| DirectoryError { task: arn.to_owned(), source: source.into() };
         let Some(task) = self.gather.task(arn).await.map_err(failed)? else { return Ok(None) };
         let known = self.shared.read().known(task.clone());
@@ -80,6 +85,7 @@ impl Knowledge {
         let approved = monitor.and_then(|monitor| self.approved.get(&monitor.name)).cloned().unwrap_or_default();
         let identity = monitor.and_then(|monitor| monitor.spec.agent.as_ref()).map(|agent| agent.identity);
         let role = match self.fleet.definition(&task.definition) {
+            _ if task.launch.is_kubernetes() => TaskRole::None,
             None => TaskRole::Unknown,
             Some(definition) => definition.task_role.clone().map_or(TaskRole::None, TaskRole::Role),
         };

@@ -7,6 +7,7 @@ use crate::act::Executor;
 use crate::desired::Loaded;
 use crate::gateway::{Gateway, PolicyStore};
 use crate::observe::Observer;
+use crate::observe::kubernetes::KubernetesStatus;
 use crate::scope::Scopes;
 use crate::sinks::Sinks;
 use crate::store::Store;
@@ -38,6 +39,8 @@ pub(super) struct Source {
     pub frozen: watch::Receiver<bool>,
     pub scopes: Arc<Scopes>,
     pub observer: Observer,
+    /// The Kubernetes cluster and how fresh what is known of it is.
+    pub kubernetes: Option<(ScopeId, watch::Receiver<KubernetesStatus>)>,
     pub executor: Executor,
     pub sinks: Sinks,
     pub changes: mpsc::Sender<Change>,
@@ -175,9 +178,12 @@ impl Source {
     /// the scopes that were read in full. A scope that cannot be read does not stop the others.
     fn ready(&self) -> (bool, BTreeSet<ScopeId>) {
         let status = self.observer.status();
-        let ready = self.resolved && status.iter().all(|status| status.tried);
+        let cluster = self.kubernetes.as_ref().map(|(scope, status)| (scope.clone(), status.borrow().clone()));
+        let tried = cluster.as_ref().is_none_or(|(_, status)| status.tried);
+        let ready = self.resolved && tried && status.iter().all(|status| status.tried);
         let swept = status.into_iter().filter(|status| status.swept_at.is_some() && self.resolved);
-        (ready, swept.map(|status| status.scope).collect())
+        let cluster = cluster.filter(|(_, status)| status.swept_at.is_some()).map(|(scope, _)| scope);
+        (ready, swept.map(|status| status.scope).chain(cluster).collect())
     }
 
     /// Tells the fleet once which definitions are ours: a process that has just started knows none, and only
@@ -185,7 +191,7 @@ impl Source {
     fn tell_own(&mut self, swept: &BTreeSet<ScopeId>) {
         self.told.retain(|scope| swept.contains(scope));
         for scope in swept {
-            if !self.told.insert(scope.clone()) {
+            if scope.is_kubernetes() || !self.told.insert(scope.clone()) {
                 continue;
             }
             let (scope, executor, changes) = (scope.clone(), self.executor.clone(), self.changes.clone());
@@ -231,18 +237,22 @@ impl Source {
 
     fn scope_views(&self) -> Vec<ScopeView> {
         let known = self.shared.read();
+        let denied = |scope: &ScopeId| -> Vec<String> {
+            known.fleet.denied(scope).map(|(api, denied)| format!("{api}: {}", denied.detail)).collect()
+        };
+        let cluster = self.kubernetes.as_ref().map(|(scope, status)| {
+            let status = status.borrow();
+            let (swept_at, event_at) = (status.swept_at, status.event_at);
+            ScopeView { scope: scope.to_string(), swept_at, event_at, denied: denied(scope), throttled: 0 }
+        });
         let view = |status: crate::observe::ScopeStatus| ScopeView {
-            denied: known
-                .fleet
-                .denied(&status.scope)
-                .map(|(api, denied)| format!("{api}: {}", denied.detail))
-                .collect(),
+            denied: denied(&status.scope),
             throttled: status.budget.iter().map(|(_, counters)| counters.throttled).sum(),
             scope: status.scope.to_string(),
             swept_at: status.swept_at,
             event_at: status.event_at,
         };
-        self.observer.status().into_iter().map(view).collect()
+        self.observer.status().into_iter().map(view).chain(cluster).collect()
     }
 
     /// Adds each monitor's digests, of the index and of the images in it, to those that its agents may run,

@@ -9,6 +9,7 @@ mod ended;
 mod flight;
 mod gather;
 mod handle;
+mod hands;
 mod housekeeping;
 mod inputs;
 mod minutes;
@@ -21,6 +22,7 @@ mod work;
 
 pub use directory::FleetDirectory;
 pub use handle::*;
+pub use hands::Hands;
 pub use minutes::Minutes;
 pub use run::{Controller, Surroundings, run};
 pub use state::{Knowledge, Shared};

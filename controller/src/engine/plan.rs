@@ -52,10 +52,14 @@ fn of_action(fleet: &Fleet, action: &Action) -> Option<PlanItem> {
     };
     use PlanChange::{Create, Replace};
     Some(match &action.kind {
-        ActionKind::DescribeDefinition { .. } | ActionKind::Deregister { .. } => return None,
+        ActionKind::DescribeDefinition { .. }
+        | ActionKind::Deregister { .. }
+        | ActionKind::PromoteDaemon { .. }
+        | ActionKind::SettleDaemon { .. } => return None,
         ActionKind::CreateDaemon { service, agent, .. } => {
             let memory = nodes() * u64::from(agent.memory_mib);
-            let what = format!("DAEMON service with agent {} on {} node(s)", agent.version, nodes());
+            let placement = if agent.pods.is_some() { "DaemonSet" } else { "DAEMON service" };
+            let what = format!("{placement} with agent {} on {} node(s)", agent.version, nodes());
             // RegisterTaskDefinition and CreateService.
             item(Create, service.to_string(), what, 0, 2, memory)
         }
@@ -65,9 +69,7 @@ fn of_action(fleet: &Fleet, action: &Action) -> Option<PlanItem> {
         ActionKind::RevertDaemon { service, .. } => {
             item(Replace, name(service), "the agent that it ran before".to_owned(), 0, 1, 0)
         }
-        ActionKind::DeleteDaemon { service } => {
-            item(Replace, name(service), "delete the DAEMON service".to_owned(), 0, 1, 0)
-        }
+        ActionKind::DeleteDaemon { service } => item(Replace, name(service), "delete the daemon".to_owned(), 0, 1, 0),
         ActionKind::Inject { service, sidecar, .. } => {
             let count = tasks(service);
             let what = format!("sidecar with agent {} by a new deployment", sidecar.agent.version);

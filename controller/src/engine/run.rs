@@ -4,12 +4,15 @@ use super::buses::ScopeBuses;
 use super::housekeeping::{Keep, tidy};
 use super::inputs::{APPROVED_SETTING, Source};
 use super::view::Context as ViewContext;
-use super::{Engine, Execute, FleetDirectory, Inputs, Knowledge, MINUTES, Minutes, Outcome, Shared, View, Work};
-use crate::act::{Executor, Owned, Verdict};
+use super::{Engine, Execute, FleetDirectory, Hands, Inputs, Knowledge, MINUTES, Minutes, Shared, View, Work};
+use crate::act::Executor;
+use crate::act::kubernetes::KubernetesExecutor;
 use crate::cli::RunArgs;
 use crate::gateway::{self, Certificate, Gateway, Parts, PolicyStore, StsEndpoint};
 use crate::http::Http;
 use crate::observe::Observer;
+use crate::observe::kubernetes as pods;
+use crate::scope::kubernetes::Kubernetes;
 use crate::scope::{self, Scopes};
 use crate::sinks::Sinks;
 use crate::store::{FROZEN, Store};
@@ -17,17 +20,15 @@ use crate::tally::Tally;
 use crate::web::{AdminToken, Metrics, Web};
 use anyhow::Context;
 use aws_config::SdkConfig;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tasuki_core::action::{Action, GatewaySpec};
+use tasuki_core::action::GatewaySpec;
 use tasuki_core::decide::Decider;
 use tasuki_core::desired::Desired;
-use tasuki_core::fleet::{Change, Fleet};
+use tasuki_core::fleet::Fleet;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -37,47 +38,14 @@ const CHANGES: usize = 4096;
 /// How long agents' requests under way may take at the end.
 const GRACE: Duration = Duration::from_secs(3);
 
-impl Execute for Executor {
-    fn execute<'a>(&'a self, action: &'a Action, desired: &'a str) -> BoxFuture<'a, Outcome> {
-        async move {
-            let done = Executor::execute(self, action, desired).await;
-            Outcome { failed: matches!(done.verdict, Verdict::Failed(_) | Verdict::Blocked(_)), changes: done.changes }
-        }
-        .boxed()
-    }
-
-    fn own_definitions(&self) -> BoxFuture<'_, Vec<Change>> {
-        async move {
-            let mut all = Vec::new();
-            for scope in self.scopes() {
-                match Executor::own_definitions(self, &scope).await {
-                    Ok(own) => all.extend(own),
-                    Err(error) => tracing::warn!(%scope, error = %error.detail(), "own definitions cannot be read"),
-                }
-            }
-            all
-        }
-        .boxed()
-    }
-
-    fn inventory(&self) -> BoxFuture<'_, Result<Vec<Owned>, String>> {
-        async move {
-            let mut all = Vec::new();
-            for scope in self.scopes() {
-                all.extend(Executor::inventory(self, &scope).await.map_err(|error| error.detail())?);
-            }
-            Ok(all)
-        }
-        .boxed()
-    }
-}
-
 /// What a controller is given beside its arguments: tests give their own.
 pub struct Surroundings {
     /// Credentials and endpoints of AWS.
     pub aws: SdkConfig,
     /// The gateway's configuration.
     pub gateway: gateway::Config,
+    /// The Kubernetes cluster, where one is watched.
+    pub kubernetes: Option<Kubernetes>,
 }
 
 impl Surroundings {
@@ -86,7 +54,11 @@ impl Surroundings {
     /// # Errors
     /// Where an argument is no URL.
     pub async fn of(args: &RunArgs) -> anyhow::Result<Self> {
-        Ok(Self { aws: scope::base().await, gateway: gateway_config(args)? })
+        let kubernetes = match args.kubernetes.kubernetes {
+            true => Some(args.kubernetes.connect().await?),
+            false => None,
+        };
+        Ok(Self { aws: scope::base().await, gateway: gateway_config(args)?, kubernetes })
     }
 }
 
@@ -133,7 +105,9 @@ impl Controller {
         let (changes, changed) = mpsc::channel(CHANGES);
         let scopes = Arc::new(Scopes::new(surroundings.aws));
         let acting = Executor::new(scopes.clone(), store.clone());
-        let executor: Arc<dyn Execute> = Arc::new(acting.clone());
+        let kubernetes = surroundings.kubernetes;
+        let in_cluster = kubernetes.clone().map(|cluster| KubernetesExecutor::new(cluster, store.clone()));
+        let executor: Arc<dyn Execute> = Arc::new(Hands { aws: acting.clone(), kubernetes: in_cluster });
         let policies = Arc::new(PolicyStore::open(store.clone()).await.context("the policy key cannot be kept")?);
         let http = Http::new(None).context("the HTTP client cannot be made")?;
 
@@ -171,11 +145,18 @@ impl Controller {
         };
         let (inputs_sender, inputs) = watch::channel(nothing);
         let observer = Observer::new(scopes.clone(), changes.clone());
+        let kubernetes = kubernetes.map(|cluster| {
+            let (sender, status) = watch::channel(pods::KubernetesStatus::default());
+            let scope = cluster.scope();
+            tokio::spawn(pods::watch(cluster, changes.clone(), sender));
+            (scope, status)
+        });
         let source = Source {
             desired: desired.clone(),
             frozen: freezes,
             scopes,
             observer,
+            kubernetes,
             executor: acting,
             sinks,
             changes,

@@ -124,7 +124,14 @@ fn clusters(known: &Knowledge, tasks: &[TaskCoverage], now: Timestamp) -> Vec<Cl
         let cluster = &state.cluster.as_ref()?.value;
         let scope = cluster.scope.to_string();
         let key = (scope.as_str(), &*cluster.name);
-        let launches = [LaunchType::Fargate, LaunchType::Ec2, LaunchType::External, LaunchType::ManagedInstances];
+        let launches = [
+            LaunchType::Fargate,
+            LaunchType::Ec2,
+            LaunchType::External,
+            LaunchType::ManagedInstances,
+            LaunchType::Kubernetes,
+            LaunchType::KubernetesVirtual,
+        ];
         let monitor = launches.into_iter().find_map(|launch| desired.select_cluster(cluster, launch));
         let wanted = monitor.and_then(|index| desired.monitors.get(index)).and_then(|m| m.spec.agent.as_ref());
         Some(ClusterView {

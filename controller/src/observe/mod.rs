@@ -7,6 +7,7 @@
 pub mod api;
 pub mod event;
 mod follow;
+pub mod kubernetes;
 mod observer;
 mod queue;
 pub mod reads;

@@ -8,6 +8,7 @@ pub mod api;
 mod call;
 mod clients;
 mod error;
+pub mod kubernetes;
 mod registry;
 #[cfg(test)]
 mod tests;

@@ -298,7 +298,8 @@ impl World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let began = std::time::Instant::now();
         let controller = loop {
-            let (args, surroundings) = (args.clone(), Surroundings { aws: aws.clone(), gateway: config.clone() });
+            let (args, surroundings) =
+                (args.clone(), Surroundings { aws: aws.clone(), gateway: config.clone(), kubernetes: None });
             // The port may still be held by the one that was killed.
             match runtime.spawn(Controller::start(args, surroundings)).await.unwrap() {
                 Ok(controller) => break controller,

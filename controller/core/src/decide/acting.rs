@@ -30,8 +30,8 @@ impl Wishes {
     /// Of a whole cluster.
     pub fn of_cluster(cluster: &ClusterView<'_>) -> Self {
         let mut wishes = Self::default();
-        for launch in [LaunchType::Ec2, LaunchType::External] {
-            wishes.of_daemon(cluster, launch);
+        for launch in cluster.cluster.daemon_launches() {
+            wishes.of_daemon(cluster, *launch);
         }
         let mut room = room(cluster);
         for service in cluster.state.services.values() {
@@ -218,8 +218,8 @@ fn uninstall_cluster(cluster: &ClusterView<'_>, state: &ClusterState, actions: &
             actions.push(act(ActionKind::Uninject { service, from }));
         }
     }
-    for launch in [LaunchType::Ec2, LaunchType::External] {
-        let daemons = Daemons::new(cluster, launch);
+    for launch in cluster.cluster.daemon_launches() {
+        let daemons = Daemons::new(cluster, *launch);
         for service in [daemons.serving, daemons.next].into_iter().flatten() {
             actions.push(act(ActionKind::DeleteDaemon { service: service.arn.clone() }));
         }

@@ -28,12 +28,15 @@ use super::daemon_view::{Daemons, NodeView};
 use super::services::{DAEMON_CALLS, unwilling};
 use super::trace::Silent;
 use super::view::{ClusterView, Wanted};
-use crate::action::{Action, ActionKind, HOLD, NEXT};
+use crate::action::{Action, ActionKind, HOLD, NEXT, PROMOTING};
 use crate::desired::Monitor;
 use crate::fleet::{LaunchType, Service, Str};
 use crate::memory::{Failure, Rollout};
 use jiff::{SignedDuration, Timestamp};
-use tasuki_api::desired::OnFailure;
+use tasuki_api::desired::{Handover, OnFailure};
+
+/// So long a new pod waits for room beside the old one; then the old one goes first.
+const CROWDED: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a step wants done and remembered.
 #[derive(Debug, Default)]
@@ -126,6 +129,9 @@ impl<'a> Roll<'a, '_, '_> {
             if daemons.name_taken {
                 return;
             }
+            if let Some(next) = daemons.next.filter(|next| next.tags.contains_key(PROMOTING)) {
+                return self.promote(next, None);
+            }
             if daemons.nodes.iter().any(|n| n.eligible) {
                 self.create(daemons.serving_name, format!("nodes of {} have no agent", daemons.cluster.cluster.name));
             }
@@ -146,6 +152,7 @@ impl<'a> Roll<'a, '_, '_> {
         if is_wanted(&serving_print) {
             match in_place {
                 true => self.watch_in_place(serving),
+                false if daemons.promoted() => self.settle_promoted(serving),
                 false => self.settle(),
             }
         } else if in_place && going_back {
@@ -197,7 +204,8 @@ impl<'a> Roll<'a, '_, '_> {
             return;
         }
         let tight = self.daemons.nodes.iter().filter(|n| n.eligible && !n.next);
-        let in_place = tight.clone().any(|n| n.node.free_memory < self.wanted.agent.memory_mib);
+        let in_place = self.daemons.launch != LaunchType::Kubernetes
+            && tight.clone().any(|n| n.node.free_memory < self.wanted.agent.memory_mib);
         if in_place && memory.rollouts.iter().any(|(k, r)| r.in_place && *k != self.daemons.key) {
             return; // one cluster at a time
         }
@@ -247,7 +255,7 @@ impl<'a> Roll<'a, '_, '_> {
     fn roll(&mut self, serving: &Service) {
         let mut rollout = self.step.rollout.take().unwrap_or_else(|| self.new_rollout(serving));
         let nodes: Vec<&NodeView<'_>> = self.daemons.nodes.iter().filter(|n| n.eligible).collect();
-        let (moved, placing): (Vec<_>, Vec<_>) = nodes.iter().copied().filter(|n| n.next).partition(|n| n.hold);
+        let (moved, placing): (Vec<_>, Vec<_>) = nodes.iter().copied().filter(|n| n.next).partition(|n| n.has_moved());
         let progress = (moved.len() * 2 + placing.len()) as u64;
         if progress != rollout.progress {
             (rollout.progress, rollout.step_since) = (progress, self.now);
@@ -258,9 +266,13 @@ impl<'a> Roll<'a, '_, '_> {
             self.act(ActionKind::DeleteAttribute { node, name }, "the node is held without a next agent");
         }
         for node in &placing {
+            let arn = node.node.arn.clone();
             if node.next_agent.is_healthy() {
-                let (node, name) = (node.node.arn.clone(), HOLD.into());
-                self.act(ActionKind::PutAttribute { node, name }, "the new agent reports: the old one may go");
+                let kind = ActionKind::PutAttribute { node: arn, name: HOLD.into() };
+                self.act(kind, "the new agent reports: the old one may go");
+            } else if !node.hold && self.makes_way(node) {
+                let kind = ActionKind::PutAttribute { node: arn, name: HOLD.into() };
+                self.act(kind, "the node has no room for two agents: the old one goes first");
             } else if self.now.duration_since(rollout.step_since) >= self.deadline() {
                 let why = format!(
                     "node {}: the new agent did not report within {}{}",
@@ -321,6 +333,11 @@ impl<'a> Roll<'a, '_, '_> {
                 (rollout.wave, rollout.soaking_since, rollout.step_since) = (rollout.wave + 1, None, self.now);
                 continue;
             }
+            if moved.len() == nodes.len()
+                && let (LaunchType::Kubernetes, Some(next)) = (self.daemons.launch, self.daemons.next)
+            {
+                return self.promote(next, Some(serving));
+            }
             if moved.len() == nodes.len() {
                 let (service, from) = (serving.arn.clone(), serving.definition.clone());
                 let agent = self.wanted.agent.clone();
@@ -328,6 +345,35 @@ impl<'a> Roll<'a, '_, '_> {
                 self.act(ActionKind::UpdateDaemon { service, from, agent }, why);
             }
             return;
+        }
+    }
+
+    /// Whether the old agent of a node in hand-over goes before the new one runs.
+    fn makes_way(&self, node: &NodeView<'_>) -> bool {
+        self.daemons.launch == LaunchType::Kubernetes
+            && (self.monitor.spec.kubernetes.handover == Handover::DeleteFirst
+                || node.next_agent.crowded_since().is_some_and(|since| self.now.duration_since(since) >= CROWDED))
+    }
+
+    /// Kubernetes: the next daemon becomes the serving one where it stands.
+    fn promote(&mut self, next: &Service, serving: Option<&Service>) {
+        let (service, serving) = (next.arn.clone(), serving.map(|serving| serving.arn.clone()));
+        self.act(
+            ActionKind::PromoteDaemon { service, serving },
+            "every node runs the new agent: it serves from now on",
+        );
+    }
+
+    /// What was promoted is on every node: the labels of the hand-over go, then it heeds them again.
+    fn settle_promoted(&mut self, serving: &Service) {
+        let labelled = self.daemons.nodes.iter().filter(|n| n.next || n.hold);
+        let arns: Vec<Str> = labelled.map(|n| n.node.arn.clone()).collect();
+        if arns.is_empty() {
+            self.act(ActionKind::SettleDaemon { service: serving.arn.clone() }, "the rollout is done");
+            self.step.rollout = None;
+        }
+        for node in arns {
+            self.act(ActionKind::DeleteAttribute { node, name: NEXT.into() }, "the rollout is done");
         }
     }
 

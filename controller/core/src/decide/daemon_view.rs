@@ -4,10 +4,13 @@ use super::evidence::{agent_container, container_failure};
 use super::trace::Told;
 use super::view::{ClusterView, is_eligible};
 use crate::action::{Action, ActionKind, DAEMON_SERVICE, DAEMON_SERVICE_NEXT, EXTERNAL_DAEMON_SERVICE};
-use crate::action::{EXTERNAL_DAEMON_SERVICE_NEXT, HOLD, NEXT, OWNER_TAG};
+use crate::action::{EXTERNAL_DAEMON_SERVICE_NEXT, HOLD, NEXT, OWNER_TAG, PROMOTING};
 use crate::fleet::{Agent, LaunchType, Node, Service, Str, TaskState, TaskStatus};
 use jiff::Timestamp;
 use tasuki_api::desired::Gates;
+
+/// How the reason of a container begins whose pod finds no node with room.
+pub(super) const UNSCHEDULABLE: &str = "Unschedulable";
 
 /// The daemon of one cluster and launch type.
 pub(super) struct Daemons<'a, 'c> {
@@ -43,7 +46,21 @@ pub(super) struct Placed<'a> {
     fresh: bool,
 }
 
+impl NodeView<'_> {
+    /// It has the new agent and no other. One that waits for it, its old agent gone because there was no room for
+    /// both, has not moved yet.
+    pub fn has_moved(&self) -> bool {
+        self.next && self.hold && self.next_agent.agent.is_some()
+    }
+}
+
 impl Placed<'_> {
+    /// Since when its pod finds no room beside the old one, which then has to go first.
+    pub fn crowded_since(&self) -> Option<Timestamp> {
+        let task = self.task.filter(|task| task.task.status < TaskStatus::Running)?;
+        let why = agent_container(task)?.reason.as_deref()?;
+        why.starts_with(UNSCHEDULABLE).then_some(task.task.created_at.unwrap_or(task.first_seen))
+    }
     /// It runs what its service should run, and a whole agent reports from it.
     pub fn is_healthy(&self) -> bool {
         self.fresh
@@ -80,13 +97,16 @@ impl<'a, 'c> Daemons<'a, 'c> {
         let mut daemons =
             Self { cluster, launch, key, serving_name, next_name, serving, next, name_taken: false, nodes: Vec::new() };
         daemons.name_taken = serving.is_none() && named(serving_name).is_some();
+        let owner = cluster.daemon_owner(launch);
         daemons.nodes = cluster
             .state
             .nodes
             .values()
             .map(|n| &n.value)
             .filter(|n| n.launch == launch)
-            .map(|node| daemons.view(node))
+            .map(|node| {
+                daemons.view(node, is_eligible(node, launch) && owner.is_none_or(|m| m.takes_node(&node.attributes)))
+            })
             .collect();
         daemons
     }
@@ -96,12 +116,17 @@ impl<'a, 'c> Daemons<'a, 'c> {
         self.nodes.is_empty() && self.serving.is_none() && self.next.is_none()
     }
 
-    fn view(&self, node: &'a Node) -> NodeView<'a> {
+    /// The daemon that serves was promoted: it is on every node, and only labels are left to take away.
+    pub fn promoted(&self) -> bool {
+        self.serving.is_some_and(|serving| serving.tags.contains_key(PROMOTING))
+    }
+
+    fn view(&self, node: &'a Node, eligible: bool) -> NodeView<'a> {
         NodeView {
             node,
             hold: node.attributes.contains_key(HOLD),
             next: node.attributes.contains_key(NEXT),
-            eligible: is_eligible(node, self.launch),
+            eligible,
             serving_agent: self.placed(node, self.serving),
             next_agent: self.placed(node, self.next),
         }

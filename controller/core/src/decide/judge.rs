@@ -254,7 +254,10 @@ fn on_node<T: Trace>(
         if young {
             return STARTING;
         }
-        trace.detail(|| format!("the node's agent (task {}) is coming up", daemon.task.id()));
+        trace.detail(|| match agent_container(daemon).and_then(|container| container.reason.as_deref()) {
+            Some(why) => format!("the node's agent (task {}) does not start: {why}", daemon.task.id()),
+            None => format!("the node's agent (task {}) is coming up", daemon.task.id()),
+        });
         return (Verdict::Uncovered, Some(Reason::NodeWithoutAgent));
     }
     if young {

@@ -18,6 +18,10 @@ mod explain;
 mod judge;
 mod judging;
 mod missed;
+#[cfg(test)]
+mod pods_simulation;
+#[cfg(test)]
+mod pods_tests;
 mod retry;
 #[cfg(test)]
 mod rollout_tests;

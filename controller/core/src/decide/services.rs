@@ -36,6 +36,10 @@ pub(super) fn task_reason<T: Trace>(
     if let Some(reason) = platform(task, trace) {
         return reason;
     }
+    if task.launch == LaunchType::KubernetesVirtual {
+        trace.detail(|| "its node can carry no DaemonSet, and the pod carries no sidecar".to_owned());
+        return Reason::AwaitingRender;
+    }
     if workload.cluster.is_batch() {
         trace.detail(|| format!("cluster {} is managed by AWS Batch", workload.cluster.cluster.name));
         return Reason::ManagedByBatch;
@@ -108,7 +112,12 @@ fn tell_service<T: Trace>(service: &Service, trace: &mut T) {
 /// What the task's platform does not allow.
 fn platform<T: Trace>(task: &Task, trace: &mut T) -> Option<Reason> {
     let family = task.platform_family.as_deref().unwrap_or_default();
-    if family.to_ascii_lowercase().starts_with("windows") {
+    let unsupported = match task.launch {
+        // What carries no DaemonSet takes a sidecar on Fargate only.
+        LaunchType::KubernetesVirtual => family != "fargate",
+        _ => family.to_ascii_lowercase().starts_with("windows"),
+    };
+    if unsupported {
         trace.detail(|| format!("platform family is {family}"));
         return Some(Reason::UnsupportedPlatform);
     }
@@ -319,7 +328,16 @@ pub(super) fn node_reason<T: Trace>(workload: &WorkloadView<'_, '_>, task: &Task
     if let Some(node) = node
         && !is_eligible(node, task.launch)
     {
-        trace.detail(|| "the node is not ACTIVE; ECS starts no daemon there".to_owned());
+        trace.detail(|| match task.launch {
+            LaunchType::Kubernetes => "the node is not Ready; no pod starts there".to_owned(),
+            _ => "the node is not ACTIVE; ECS starts no daemon there".to_owned(),
+        });
+        return Reason::NodeWithoutAgent;
+    }
+    if let Some(node) = node
+        && !monitor.takes_node(&node.attributes)
+    {
+        trace.detail(|| format!("spec.kubernetes.nodes of {} leaves node {} out", monitor.name, id_of(&node.arn)));
         return Reason::NodeWithoutAgent;
     }
     if daemon.is_none() {
@@ -336,12 +354,13 @@ pub(super) fn node_reason<T: Trace>(workload: &WorkloadView<'_, '_>, task: &Task
         }
     }
     trace.detail(|| match (daemon, node) {
+        (None, _) if task.launch == LaunchType::Kubernetes => "the agent's DaemonSet is about to be created".to_owned(),
         (None, _) => format!("daemon service {daemon_name} is about to be created"),
         (Some(service), Some(node)) => match service.events.first() {
-            Some(event) => format!("no agent task on node {}; ECS: {event}", id_of(&node.arn)),
+            Some(event) => format!("no agent task on node {}: {event}", id_of(&node.arn)),
             None => format!("no agent task on node {} ({} MiB free)", id_of(&node.arn), node.free_memory),
         },
-        (Some(_), None) => "ECS did not say on which node it runs".to_owned(),
+        (Some(_), None) => "it is not known on which node it runs".to_owned(),
     });
     Reason::NodeWithoutAgent
 }

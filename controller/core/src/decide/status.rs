@@ -49,12 +49,17 @@ impl Decider {
         let world = self.world(fleet, now);
         let mut all = Vec::new();
         for (key, rollout) in &self.memory().rollouts {
-            let (arn, launch) = match key.strip_suffix("#external") {
-                Some(arn) => (arn, LaunchType::External),
-                None => (&**key, LaunchType::Ec2),
+            let (arn, external) = match key.strip_suffix("#external") {
+                Some(arn) => (arn, true),
+                None => (&**key, false),
             };
             let Some((arn, state)) = fleet.clusters().find(|(known, _)| ***known == *arn) else { continue };
             let Some(cluster) = ClusterView::new(world, arn, state) else { continue };
+            let launch = match cluster.cluster.scope.is_kubernetes() {
+                _ if external => LaunchType::External,
+                true => LaunchType::Kubernetes,
+                false => LaunchType::Ec2,
+            };
             let daemons = Daemons::new(&cluster, launch);
             let monitor = world.desired.select_cluster(cluster.cluster, launch);
             let wanted = monitor.and_then(|m| cluster.wanted(m));
@@ -65,8 +70,8 @@ impl Decider {
             let nodes = daemons.nodes.iter().filter(|n| n.eligible);
             let done = nodes.clone().filter(|n| match (rollout.in_place, taken_over) {
                 (true, _) => n.serving_agent.is_healthy() && serving_mark.is_some_and(|m| m.version == rollout.version),
-                (_, true) => n.serving_agent.is_healthy() && !n.hold && !n.next,
-                (_, false) => n.hold && n.next,
+                (_, true) => n.serving_agent.is_healthy() && (daemons.promoted() || !n.hold && !n.next),
+                (_, false) => n.has_moved(),
             });
             let phase = match () {
                 () if rollout.rolling_back.is_some() => Phase::RollingBack,

@@ -64,7 +64,7 @@ pub(super) struct ClusterView<'a> {
     pub state: &'a ClusterState,
     daemons: OnceCell<HashMap<&'a str, Vec<&'a TaskState>>>,
     /// By launch type.
-    owners: [OnceCell<Option<usize>>; 4],
+    owners: [OnceCell<Option<usize>>; 6],
 }
 
 impl<'a> ClusterView<'a> {

@@ -4,6 +4,7 @@
 //! stops the other documents: what can be used is in force.
 
 mod names;
+mod nodes;
 mod problems;
 mod version;
 mod window;
@@ -13,7 +14,7 @@ pub use problems::Problem;
 pub use version::Version;
 pub use window::Windows;
 
-use crate::action::{AgentSpec, GatewaySpec, SidecarSpec};
+use crate::action::{AgentSpec, GatewaySpec, PodsSpec, SidecarSpec};
 use crate::fleet::{Cluster, LaunchType, ScopeId, Service, Str};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -135,6 +136,8 @@ impl Desired {
             gateway.url = url.into();
         }
         let role = |role: Option<&String>| role.map(|r| Str::from(r.as_str()));
+        let pods = &monitor.spec.kubernetes;
+        let memory = if scope.is_kubernetes() { pods.resources.memory } else { agent.resources.memory };
         Some(AgentSpec {
             version: agent.version.as_str().into(),
             image: format!("{repository}@{}", agent.image.digest).into(),
@@ -145,11 +148,18 @@ impl Desired {
                 SensorChoice::Network => "network",
             }
             .into(),
-            memory_mib: u32::try_from(agent.resources.memory.as_mib()).unwrap_or(u32::MAX),
+            memory_mib: u32::try_from(memory.as_mib()).unwrap_or(u32::MAX),
             cpu: agent.resources.cpu.to_string().into(),
             task_role: role(aws.and_then(|a| a.agent_task_role.as_ref())),
             execution_role: role(aws.and_then(|a| a.agent_execution_role.as_ref())),
             gateway,
+            pods: scope.is_kubernetes().then(|| PodsSpec {
+                nodes: pods.nodes.clone(),
+                tolerations: pods.tolerations.clone(),
+                cpu: pods.resources.cpu.clone(),
+                preempt: pods.preempt,
+                pull_secrets: pods.image_pull_secrets.clone(),
+            }),
         })
     }
 
@@ -193,6 +203,11 @@ impl Monitor {
     /// Whether it may change anything.
     pub fn enforces(&self) -> bool {
         self.spec.mode == Mode::Enforce
+    }
+
+    /// Whether a node with these labels is to carry the agent.
+    pub fn takes_node(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.spec.kubernetes.nodes.match_expressions.iter().all(|expression| nodes::matches(expression, labels))
     }
 
     /// Who adds the sidecar to this service.

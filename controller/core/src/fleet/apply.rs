@@ -119,8 +119,15 @@ impl Fleet {
             self.interner.share(name);
         }
         let (arn, cluster, name) = (service.arn.clone(), service.cluster.clone(), service.name.clone());
-        self.services.insert(arn.clone(), Place { cluster: cluster.clone(), within: name.clone() });
+        let place = Place { cluster: cluster.clone(), within: name.clone() };
+        let before = self.services.insert(arn.clone(), place);
         let state = self.clusters.entry(cluster.clone()).or_default();
+        // A daemon of Kubernetes changes its name here when its role changes.
+        if let Some(before) = before.filter(|before| before.within != name)
+            && state.services.get(&before.within).is_some_and(|held| held.value.arn == arn)
+        {
+            state.services.remove(&before.within);
+        }
         let before = state.services.insert(name, Seen { value: service, at: now });
         let after = state.services.get(&self.services[&arn].within);
         match (&before, after) {
@@ -131,7 +138,10 @@ impl Fleet {
 
     pub(super) fn remove_service(&mut self, arn: &str) -> Applied {
         let Some(place) = self.services.remove(arn) else { return Applied::default() };
-        if let Some(state) = self.clusters.get_mut(&place.cluster) {
+        if let Some(state) = self.clusters.get_mut(&place.cluster)
+            // Another one may have its name by now.
+            && state.services.get(&place.within).is_some_and(|held| *held.value.arn == *arn)
+        {
             state.services.remove(&place.within);
         }
         Applied { clusters: vec![place.cluster], ..Applied::default() }

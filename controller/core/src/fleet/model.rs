@@ -15,13 +15,27 @@ pub fn is(a: &Str, b: &Str) -> bool {
     Arc::ptr_eq(a, b) || a == b
 }
 
-/// One AWS account and Region.
+/// One AWS account and Region, or one Kubernetes cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ScopeId {
-    /// 12 digits.
+    /// 12 digits, or [`ScopeId::KUBERNETES`].
     pub account: Str,
-    /// Such as `eu-west-1`.
+    /// Such as `eu-west-1`; the name of a Kubernetes cluster.
     pub region: Str,
+}
+
+impl ScopeId {
+    /// What stands in place of an account where the scope is a Kubernetes cluster.
+    pub const KUBERNETES: &str = "kubernetes";
+
+    /// The scope of a Kubernetes cluster.
+    pub fn kubernetes(cluster: &str) -> Self {
+        Self { account: Self::KUBERNETES.into(), region: cluster.into() }
+    }
+    /// Whether it is a Kubernetes cluster.
+    pub fn is_kubernetes(&self) -> bool {
+        &*self.account == Self::KUBERNETES
+    }
 }
 
 impl std::fmt::Display for ScopeId {
@@ -45,6 +59,16 @@ pub struct Cluster {
     pub tags: BTreeMap<String, String>,
     /// Capacity providers.
     pub capacity_providers: Vec<String>,
+}
+
+impl Cluster {
+    /// Launch types whose nodes carry a daemon.
+    pub fn daemon_launches(&self) -> &'static [LaunchType] {
+        match self.scope.is_kubernetes() {
+            true => &[LaunchType::Kubernetes],
+            false => &[LaunchType::Ec2, LaunchType::External],
+        }
+    }
 }
 
 /// Where a task runs.

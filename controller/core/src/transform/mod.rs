@@ -23,7 +23,7 @@ mod tests;
 
 pub use daemon::daemon_definition;
 pub use hash::content_hash;
-pub use inject::{DROPPED, inject, made_from, render};
+pub use inject::{DROPPED, environment, inject, made_from, render};
 pub use preflight::notes;
 pub use project::project;
 pub use strip::{carries_sidecar, strip};

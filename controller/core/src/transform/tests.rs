@@ -17,6 +17,7 @@ fn spec(share_processes: bool, fail_closed: bool, grow: bool) -> SidecarSpec {
         task_role: None,
         execution_role: None,
         gateway: GatewaySpec { url: "https://g:8443".into(), ca: "ca".into(), policy_key: "key".into() },
+        pods: None,
     };
     SidecarSpec { agent, share_processes, fail_closed, grow }
 }

@@ -1,0 +1,150 @@
+//! Rollouts on Kubernetes, played to their end in a small cluster.
+
+use super::pods_simulation::Cluster;
+use super::*;
+use crate::action::{ActionKind, HOLD, NEXT};
+use crate::desired::Desired;
+use crate::fixtures::*;
+use proptest::prelude::*;
+use serde_json::json;
+use std::sync::Arc;
+
+fn wanted(version: &str, edit: impl FnOnce(&mut serde_json::Value)) -> Arc<Desired> {
+    desired(&[monitor("prod", |spec| {
+        spec["targets"] = json!({"kubernetes": {}});
+        spec["agent"]["version"] = json!(version);
+        let digit = version.bytes().last().unwrap() as char;
+        spec["agent"]["image"] =
+            json!({"repository": "r/agent", "digest": format!("sha256:{}", digit.to_string().repeat(64))});
+        edit(spec);
+    })])
+}
+
+/// A cluster on version 1.0.1 whose monitor now wants 1.0.2.
+fn about_to_roll(nodes: usize) -> Cluster {
+    let mut cluster = Cluster::new(wanted("1.0.1", |_| {}), nodes);
+    cluster.run(60);
+    assert_eq!((cluster.sets(), cluster.log.len()), (vec![("tasuki", "1.0.1", true)], 1));
+    cluster.decider.set_desired(wanted("1.0.2", |_| {}));
+    (cluster.most_uncovered, cluster.most_in_handover) = (0, 0);
+    cluster
+}
+
+fn is_settled(cluster: &Cluster, version: &str) -> bool {
+    cluster.sets() == [("tasuki", version, true)]
+        && cluster.labelled() == 0
+        && cluster.decider.memory().rollouts.is_empty()
+}
+
+#[test]
+fn a_rollout_hands_each_node_over_once_and_what_was_next_serves() {
+    let mut cluster = about_to_roll(10);
+    cluster.run(120);
+    let status = cluster.decider.rollouts(&cluster.fleet, at(cluster.now));
+    assert_eq!((status[0].phase, status[0].done, status[0].of), (Phase::Soaking, 1, 10));
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    assert_eq!(cluster.most_uncovered, 0);
+    assert!(cluster.most_in_handover <= 5, "half of them at once: {}", cluster.most_in_handover);
+    let put = |name: &str| cluster.count(|a| matches!(a, ActionKind::PutAttribute { name: n, .. } if **n == *name));
+    let taken = cluster.count(|a| matches!(a, ActionKind::DeleteAttribute { .. }));
+    assert_eq!((put(NEXT), put(HOLD), taken), (10, 10, 10), "each node changes hands once");
+    assert_eq!(cluster.decider.decide_all(&cluster.fleet, at(cluster.now)).actions, [], "steady");
+}
+
+#[test]
+fn a_broken_version_is_taken_back_and_not_tried_again() {
+    let mut cluster = about_to_roll(10);
+    cluster.broken.push("1.0.2".into());
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.1"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    assert_eq!(cluster.most_uncovered, 0);
+    let tried = cluster.log.len();
+    cluster.run(3_600);
+    assert_eq!(cluster.log.len(), tried, "not retried");
+    assert_eq!(cluster.decider.retry(CLUSTER), 1);
+    cluster.broken.clear();
+    cluster.run(1_500);
+    assert!(is_settled(&cluster, "1.0.2"), "tried again when it is told to");
+}
+
+#[test]
+fn a_version_that_dies_while_it_soaks_is_taken_back() {
+    let mut cluster = about_to_roll(10);
+    cluster.run(300);
+    cluster.broken.push("1.0.2".into());
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.1"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    assert!(cluster.most_uncovered <= 1, "the canary alone");
+}
+
+#[test]
+fn a_full_node_lets_the_old_agent_go_first_and_no_other_does() {
+    let mut cluster = about_to_roll(10);
+    cluster.full.insert("n004".into());
+    cluster.run(1_800);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    assert!(cluster.most_uncovered <= 1);
+    let alone = cluster
+        .count(|a| matches!(a, ActionKind::PutAttribute { node, name } if node.ends_with("n004") && **name == *HOLD));
+    assert_eq!(alone, 1, "the full node was handed over too");
+
+    let mut cluster = about_to_roll(4);
+    cluster.decider.set_desired(wanted("1.0.2", |spec| spec["kubernetes"] = json!({"handover": "DeleteFirst"})));
+    cluster.run(1_800);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+}
+
+#[test]
+fn nodes_join_and_vanish_in_the_middle_of_a_wave() {
+    let mut cluster = about_to_roll(10);
+    cluster.run(100);
+    cluster.vanish("n000");
+    cluster.join("n100");
+    cluster.run(620);
+    cluster.vanish("n005");
+    cluster.join("n101");
+    cluster.run(1_800);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+}
+
+#[test]
+fn what_a_monitor_leaves_out_is_not_waited_for() {
+    let only = json!({"nodes": {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["web"]}]}});
+    let mut cluster = Cluster::new(wanted("1.0.1", |spec| spec["kubernetes"] = only), 3);
+    cluster.run(60);
+    assert_eq!(cluster.log.len(), 0, "no node is to carry it: {:?}", cluster.log);
+}
+
+#[test]
+fn uninstall_takes_out_both_and_every_label() {
+    let mut cluster = about_to_roll(4);
+    cluster.run(60);
+    let actions = uninstall(&cluster.fleet);
+    assert_eq!(actions.iter().filter(|a| matches!(a.kind, ActionKind::DeleteDaemon { .. })).count(), 2);
+    assert!(actions.iter().any(|a| matches!(a.kind, ActionKind::DeleteAttribute { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// A crash between any two calls, those of a promotion too, and calls that are dropped, only cost time.
+    #[test]
+    fn a_crash_between_any_two_calls_resumes(
+        taken in prop::collection::vec(any::<bool>(), 64..300), crashes in prop::collection::vec(any::<bool>(), 16..150), broken: bool,
+    ) {
+        let mut cluster = about_to_roll(5);
+        if broken {
+            cluster.broken.push("1.0.2".into());
+        }
+        let mut lots = taken.into_iter();
+        for crash in crashes {
+            cluster.step(|| lots.next().unwrap_or(true));
+            if crash {
+                cluster.crash();
+            }
+        }
+        cluster.run(2_400);
+        prop_assert!(is_settled(&cluster, if broken { "1.0.1" } else { "1.0.2" }), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+        prop_assert_eq!(cluster.most_uncovered, 0);
+    }
+}

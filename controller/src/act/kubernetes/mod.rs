@@ -1,0 +1,12 @@
+//! Changes in a Kubernetes cluster: the agent's DaemonSets, and one label of nodes. Nothing else.
+//!
+//! *Guarantees*: every step can be repeated; each is one call, or a few of which each leaves a state
+//! that the next run recognises. What is changed is compared first: by uid, by resourceVersion, or by
+//! the label's value. *Assumptions*: one executor works on one target at a time.
+
+mod daemon_set;
+mod executor;
+#[cfg(test)]
+mod tests;
+
+pub use executor::KubernetesExecutor;

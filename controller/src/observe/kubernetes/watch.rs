@@ -1,0 +1,337 @@
+//! The watches of one cluster, brought together: what is complete, what changed, what is gone.
+
+use super::project::{self, Roles, platform_of};
+use crate::scope::kubernetes::{Kubernetes, code, labels, words};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Event as Notice, Node, Pod};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use tasuki_core::fleet::{Change, LaunchType, Str, TaskStatus};
+use tokio::sync::{mpsc, watch};
+
+/// Objects asked for at once: a page of pods stays below a few MiB.
+const PAGE: u32 = 500;
+/// Notices kept of one DaemonSet.
+const NOTICES: usize = 5;
+
+/// How fresh what is known of the cluster is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KubernetesStatus {
+    /// When everything was last listed in full.
+    pub swept_at: Option<Timestamp>,
+    /// When the API server last sent something.
+    pub event_at: Option<Timestamp>,
+    /// Listing was tried: either it is complete, or the API server refused.
+    pub tried: bool,
+}
+
+type Stream<K> = BoxStream<'static, Result<Event<K>, watcher::Error>>;
+
+/// Follows the cluster until `changes` is closed. Watches that end begin again, later each time.
+pub async fn watch(scope: Kubernetes, changes: mpsc::Sender<Change>, status: watch::Sender<KubernetesStatus>) {
+    let config = watcher::Config::default().page_size(PAGE);
+    let agents = Api::<DaemonSet>::namespaced(scope.client.clone(), &scope.agent_namespace);
+    let notices = Api::<Notice>::namespaced(scope.client.clone(), &scope.agent_namespace);
+    let refused = config.clone().fields("reason=FailedCreate,involvedObject.kind=DaemonSet");
+    let mut nodes = stream(Api::<Node>::all(scope.client.clone()), config.clone());
+    let mut sets = stream(agents, config.clone().labels(&format!("{}={}", labels::NAME, labels::AGENT_NAME)));
+    let mut notices = stream(notices, refused);
+    let mut pods = stream(Api::<Pod>::all(scope.client.clone()), config);
+    let mut seen = Seen::new(scope, changes, status);
+    seen.send(Change::Cluster(Box::new(seen.scope.as_cluster()))).await;
+    while seen.open {
+        // A pod is placed by its node and its DaemonSet: those are listed before.
+        let ready = seen.nodes.complete && seen.sets.complete;
+        tokio::select! {
+            () = seen.changes.closed() => return,
+            Some(event) = nodes.next() => seen.node(event).await,
+            Some(event) = sets.next() => seen.set(event).await,
+            Some(event) = notices.next() => seen.notice(event).await,
+            Some(event) = pods.next(), if ready => seen.pod(event).await,
+            else => return,
+        }
+    }
+}
+
+fn stream<K>(api: Api<K>, config: watcher::Config) -> Stream<K>
+where
+    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let pruned = |object: &mut K| object.meta_mut().managed_fields = None;
+    watcher(api, config).default_backoff().modify(pruned).boxed()
+}
+
+/// What of one kind is there.
+#[derive(Default)]
+struct Listed {
+    names: HashSet<Str>,
+    /// A list under way.
+    listing: Option<HashSet<Str>>,
+    began: Option<Timestamp>,
+    complete: bool,
+}
+
+impl Listed {
+    fn begin(&mut self) {
+        (self.listing, self.began) = (Some(HashSet::new()), Some(Timestamp::now()));
+    }
+    fn put(&mut self, name: &Str) {
+        if let Some(listing) = &mut self.listing {
+            listing.insert(name.clone());
+        }
+        self.names.insert(name.clone());
+    }
+    /// The list is complete.
+    fn done(&mut self) {
+        if let Some(listing) = self.listing.take() {
+            self.names = listing;
+        }
+        self.complete = true;
+    }
+}
+
+struct Seen {
+    scope: Kubernetes,
+    changes: mpsc::Sender<Change>,
+    status: watch::Sender<KubernetesStatus>,
+    open: bool,
+    nodes: Listed,
+    sets: Listed,
+    pods: Listed,
+    platforms: HashMap<String, (LaunchType, Str)>,
+    daemons: BTreeMap<String, DaemonSet>,
+    roles: Roles,
+    notices: BTreeMap<String, Vec<(Timestamp, Str)>>,
+    /// Pods of the agent's own: when their DaemonSet changes its role, so do they.
+    own: HashMap<Str, Pod>,
+}
+
+impl Seen {
+    fn new(scope: Kubernetes, changes: mpsc::Sender<Change>, status: watch::Sender<KubernetesStatus>) -> Self {
+        Self {
+            scope,
+            changes,
+            status,
+            open: true,
+            nodes: Listed::default(),
+            sets: Listed::default(),
+            pods: Listed::default(),
+            platforms: HashMap::new(),
+            daemons: BTreeMap::new(),
+            roles: Roles::new(),
+            notices: BTreeMap::new(),
+            own: HashMap::new(),
+        }
+    }
+
+    async fn send(&mut self, change: Change) {
+        self.open &= self.changes.send(change).await.is_ok();
+    }
+
+    fn heard(&self) {
+        self.status.send_modify(|status| status.event_at = Some(Timestamp::now()));
+    }
+
+    /// What a watch gave, where it gave something; a refusal becomes known to the fleet.
+    async fn given<K>(&mut self, kind: &str, event: Result<Event<K>, watcher::Error>) -> Option<Event<K>> {
+        let error = match event {
+            Ok(event) => {
+                self.heard();
+                return Some(event);
+            }
+            Err(error) => error,
+        };
+        let refusal = match &error {
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => Some((code(error), words(error))),
+            watcher::Error::WatchError(status) => Some((Some(status.code), status.message.clone())),
+            watcher::Error::NoResourceVersion => None,
+        };
+        let (code, detail) = refusal.unwrap_or((None, error.to_string()));
+        tracing::warn!(kind, code, detail, "a watch ended; it begins again");
+        if matches!(code, Some(401 | 403)) {
+            let (scope, api) = (self.scope.scope(), format!("list,watch {kind}"));
+            self.send(Change::Denied { scope, api, detail }).await;
+            self.status.send_modify(|status| status.tried = true);
+        }
+        None
+    }
+
+    async fn node(&mut self, event: Result<Event<Node>, watcher::Error>) {
+        match self.given("nodes", event).await {
+            Some(Event::Init) => self.nodes.begin(),
+            Some(Event::Apply(node) | Event::InitApply(node)) => {
+                let Some(seen) = project::node(&self.scope, &node) else { return };
+                self.platforms.insert(node.name_any(), platform_of(&node));
+                self.nodes.put(&seen.arn);
+                self.send(Change::NodeRead { read_at: Timestamp::now(), node: Box::new(seen) }).await;
+            }
+            Some(Event::Delete(node)) => {
+                let Some(seen) = project::node(&self.scope, &node) else { return };
+                self.platforms.remove(&node.name_any());
+                self.nodes.names.remove(&seen.arn);
+                self.send(Change::NodeGone(seen.arn)).await;
+            }
+            Some(Event::InitDone) => {
+                self.nodes.done();
+                self.swept().await;
+            }
+            None => {}
+        }
+    }
+
+    async fn set(&mut self, event: Result<Event<DaemonSet>, watcher::Error>) {
+        match self.given("daemonsets", event).await {
+            Some(Event::Init) => {
+                self.sets.begin();
+                self.daemons.clear();
+            }
+            Some(Event::Apply(set) | Event::InitApply(set)) => {
+                self.daemons.insert(set.name_any(), set);
+                if self.sets.listing.is_none() {
+                    self.tell_daemons().await;
+                }
+            }
+            Some(Event::Delete(set)) => {
+                self.daemons.remove(&set.name_any());
+                self.notices.remove(&set.name_any());
+                self.tell_daemons().await;
+            }
+            Some(Event::InitDone) => {
+                self.tell_daemons().await;
+                self.sets.done();
+                self.swept().await;
+            }
+            None => {}
+        }
+    }
+
+    /// Of each role the newest DaemonSet that is not being deleted; then the pods whose role that changes.
+    async fn tell_daemons(&mut self) {
+        let alive = self.daemons.values().filter(|set| set.metadata.deletion_timestamp.is_none());
+        let mut newest: BTreeMap<&'static str, &DaemonSet> = BTreeMap::new();
+        for set in alive {
+            let Some(role) = project::role_of(set) else { continue };
+            let held = newest.entry(role).or_insert(set);
+            if set.metadata.creation_timestamp > held.metadata.creation_timestamp {
+                *held = set;
+            }
+        }
+        let told = newest.iter().filter_map(|(role, set)| {
+            let events = self.refusals(set);
+            project::daemon(&self.scope, set, role, events)
+        });
+        let told: Vec<_> = told.collect();
+        let roles: Roles = newest.iter().map(|(role, set)| (set.name_any(), *role)).collect();
+        let names: HashSet<Str> = told.iter().map(|(service, _)| service.arn.clone()).collect();
+        let gone: Vec<Str> = self.sets.names.difference(&names).cloned().collect();
+        for arn in gone {
+            self.sets.names.remove(&arn);
+            self.send(Change::ServiceGone(arn)).await;
+        }
+        for (service, definition) in told {
+            self.sets.put(&service.arn);
+            self.send(Change::Definition(Box::new(definition))).await;
+            self.send(Change::Service(Box::new(service))).await;
+        }
+        if roles != self.roles {
+            self.roles = roles;
+            let own: Vec<Pod> = self.own.values().cloned().collect();
+            for pod in own {
+                self.tell_pod(&pod).await;
+            }
+        }
+    }
+
+    /// Why a DaemonSet cannot make its pods, as long as it lacks some; the newest first.
+    fn refusals(&self, set: &DaemonSet) -> Vec<Str> {
+        let lacks = set.status.as_ref().is_some_and(|s| s.current_number_scheduled < s.desired_number_scheduled);
+        let notices = self.notices.get(&set.name_any()).filter(|_| lacks);
+        notices.into_iter().flatten().map(|(_, text)| text.clone()).collect()
+    }
+
+    async fn notice(&mut self, event: Result<Event<Notice>, watcher::Error>) {
+        let Some(Event::Apply(notice) | Event::InitApply(notice)) = self.given("events", event).await else { return };
+        let Some(name) = notice.involved_object.name.filter(|name| self.daemons.contains_key(name)) else { return };
+        let last = notice.last_timestamp.as_ref().map(|time| time.0);
+        let at = last.or(notice.event_time.as_ref().map(|time| time.0)).unwrap_or_default();
+        let text: Str = notice.message.unwrap_or_default().chars().take(300).collect::<String>().into();
+        let held = self.notices.entry(name).or_default();
+        held.retain(|(_, known)| *known != text);
+        held.push((at, text));
+        held.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        held.truncate(NOTICES);
+        self.tell_daemons().await;
+    }
+
+    async fn pod(&mut self, event: Result<Event<Pod>, watcher::Error>) {
+        match self.given("pods", event).await {
+            Some(Event::Init) => self.pods.begin(),
+            Some(Event::Apply(pod) | Event::InitApply(pod)) => self.tell_pod(&pod).await,
+            Some(Event::Delete(pod)) => {
+                let Some(mut task) = self.task(&pod) else { return };
+                self.pods.names.remove(&task.arn);
+                self.own.remove(&task.arn);
+                task.status = TaskStatus::Stopped;
+                task.stopped_at = task.stopped_at.or_else(|| Some(Timestamp::now()));
+                self.send(Change::Task(Box::new(task))).await;
+            }
+            Some(Event::InitDone) => {
+                self.pods.done();
+                let names = &self.pods.names;
+                self.own.retain(|arn, _| names.contains(arn));
+                self.swept().await;
+            }
+            None => {}
+        }
+    }
+
+    fn task(&self, pod: &Pod) -> Option<tasuki_core::fleet::Task> {
+        let platform =
+            |name: &str| self.platforms.get(name).cloned().unwrap_or((LaunchType::Kubernetes, Str::default()));
+        project::pod_task(&self.scope, pod, &self.roles, platform)
+    }
+
+    async fn tell_pod(&mut self, pod: &Pod) {
+        let Some(task) = self.task(pod) else { return };
+        self.pods.put(&task.arn);
+        if pod.metadata.namespace.as_deref() == Some(&*self.scope.agent_namespace) {
+            let mut kept = pod.clone();
+            if let Some(spec) = &mut kept.spec {
+                // Names and images are all that is read again.
+                spec.volumes = None;
+            }
+            self.own.insert(task.arn.clone(), kept);
+        }
+        let change = match task.status {
+            TaskStatus::Stopped => Change::Task(Box::new(task)),
+            _ => Change::TaskRead { read_at: Timestamp::now(), task: Box::new(task) },
+        };
+        self.send(change).await;
+    }
+
+    /// Everything was listed: what no list has is gone.
+    async fn swept(&mut self) {
+        let all = [&self.nodes, &self.sets, &self.pods];
+        if !all.iter().all(|listed| listed.complete) {
+            return;
+        }
+        // What changed since a list began is among the names as well.
+        let Some(read_at) = all.iter().filter_map(|listed| listed.began).max() else { return };
+        let [nodes, services, tasks] = all.map(|listed| listed.names.iter().cloned().collect::<Vec<_>>());
+        let (scope, cluster) = (self.scope.scope(), self.scope.arn());
+        self.send(Change::Swept { cluster: cluster.clone(), read_at, tasks, services, nodes }).await;
+        self.send(Change::ScopeSwept { scope, read_at, clusters: vec![cluster] }).await;
+        self.status.send_modify(|status| {
+            status.swept_at = Some(Timestamp::now());
+            status.tried = true;
+        });
+    }
+}

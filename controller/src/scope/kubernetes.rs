@@ -1,0 +1,94 @@
+//! One Kubernetes cluster: how it is reached, what it is called, and where our objects stand in it.
+
+use kube::Client;
+use tasuki_api::kubernetes as names;
+use tasuki_core::fleet::{Cluster, ScopeId, Str};
+
+/// Name of the ConfigMap in the agents' namespace that owns whatever the controller makes: when the chart's
+/// release goes, so does everything.
+pub const ANCHOR: &str = "tasuki-anchor";
+/// Name with which the controller's fields are kept apart from those of others.
+pub const FIELD_MANAGER: &str = "tasuki";
+
+/// Labels and annotations of the agents' DaemonSets.
+pub mod labels {
+    /// What the DaemonSet is for: [`SERVING`] or [`NEXT`].
+    pub const ROLE: &str = "tasuki.dev/role";
+    /// It serves.
+    pub const SERVING: &str = "serving";
+    /// It is being rolled out.
+    pub const NEXT: &str = "next";
+    /// Names what its pods run; in the selector, so that no DaemonSet takes another's pods.
+    pub const AGENT: &str = "tasuki.dev/agent";
+    /// Annotation: agent version.
+    pub const VERSION: &str = "tasuki.dev/version";
+    /// Annotation: fingerprint of the agent spec.
+    pub const SPEC: &str = "tasuki.dev/spec";
+    /// Annotation: monitor that wanted it.
+    pub const MONITOR: &str = "tasuki.dev/monitor-owner";
+    /// Annotation: its pods come to every node, as it becomes the serving one.
+    pub const PROMOTING: &str = "tasuki.dev/promoting";
+    /// The field's standard label for what a program is.
+    pub const NAME: &str = "app.kubernetes.io/name";
+    /// Its value on everything of the agent's.
+    pub const AGENT_NAME: &str = "tasuki-agent";
+}
+
+/// A cluster and how it is reached. Cheap to clone.
+#[derive(Clone)]
+pub struct Kubernetes {
+    /// Its API server.
+    pub client: Client,
+    /// Its name, which monitors select it by.
+    pub cluster: Str,
+    /// Namespace of the controller.
+    pub namespace: Str,
+    /// Namespace of the agents.
+    pub agent_namespace: Str,
+}
+
+impl Kubernetes {
+    /// Its scope.
+    pub fn scope(&self) -> ScopeId {
+        ScopeId::kubernetes(&self.cluster)
+    }
+    /// Its name in the fleet.
+    pub fn arn(&self) -> Str {
+        names::cluster(&self.cluster).into()
+    }
+    /// As the fleet has it.
+    pub fn as_cluster(&self) -> Cluster {
+        Cluster {
+            arn: self.arn(),
+            name: self.cluster.clone(),
+            scope: self.scope(),
+            aws_scope: Str::default(),
+            tags: Default::default(),
+            capacity_providers: Vec::new(),
+        }
+    }
+}
+
+/// What an API server's refusal means, in one line: who may not do what, or what is wrong.
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => {
+            let cause = std::error::Error::source(other).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let text = other.to_string();
+            if cause.is_empty() || text.ends_with(cause.trim_start_matches(": ")) {
+                text
+            } else {
+                format!("{text}{cause}")
+            }
+        }
+    }
+}
+
+/// HTTP status of a refusal; `None` where there was no answer.
+pub fn code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
