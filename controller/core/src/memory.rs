@@ -15,6 +15,9 @@ pub struct Memory {
     pub failed: BTreeMap<Str, BTreeMap<Str, Failure>>,
     /// Per cluster ARN (for External nodes with `#external` after it): the rollout under way.
     pub rollouts: BTreeMap<Str, Rollout>,
+    /// Per Kubernetes cluster: since when no monitor selects it although it has agents. They go after a while, unless
+    /// one does again.
+    pub unselected: BTreeMap<Str, Timestamp>,
     /// Per service ARN: what was done to it.
     pub services: BTreeMap<Str, ServiceHistory>,
     /// Per task ARN: tasks that ended without any agent ever reporting them; kept for 24 h.

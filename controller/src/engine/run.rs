@@ -4,7 +4,9 @@ use super::buses::ScopeBuses;
 use super::housekeeping::{Keep, tidy};
 use super::inputs::{APPROVED_SETTING, Source};
 use super::view::Context as ViewContext;
-use super::{Engine, Execute, FleetDirectory, Hands, Inputs, Knowledge, MINUTES, Minutes, Shared, View, Work};
+use super::{
+    Engine, Execute, FleetDirectory, Hands, Inputs, Knowledge, MINUTES, Memories, Minutes, Shared, View, Work,
+};
 use crate::act::Executor;
 use crate::act::kubernetes::KubernetesExecutor;
 use crate::cli::RunArgs;
@@ -29,6 +31,7 @@ use tasuki_core::action::GatewaySpec;
 use tasuki_core::decide::Decider;
 use tasuki_core::desired::Desired;
 use tasuki_core::fleet::Fleet;
+use tasuki_core::memory::Memory;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -101,7 +104,8 @@ impl Controller {
         let store = Store::open(&args.store_url()).await.context("cannot open the store")?;
         let (desired, _following) = crate::desired::follow(directory, args.config_poll).await;
         let frozen = store.setting(FROZEN).await?.as_deref() == Some("true");
-        let shared = Arc::new(Shared::new(remembered(&store).await?));
+        let mut memories = Memories::new(store.clone(), surroundings.kubernetes.clone());
+        let shared = Arc::new(Shared::new(remembered(&store, memories.load().await?).await?));
         let (changes, changed) = mpsc::channel(CHANGES);
         let scopes = Arc::new(Scopes::new(surroundings.aws));
         let acting = Executor::new(scopes.clone(), store.clone());
@@ -174,6 +178,7 @@ impl Controller {
         let work = Work {
             shared,
             store: store.clone(),
+            memories,
             executor,
             changes: changed,
             inputs,
@@ -248,8 +253,7 @@ impl Controller {
 }
 
 /// What an earlier run left in the store.
-async fn remembered(store: &Store) -> anyhow::Result<Knowledge> {
-    let memory = store.memory().await.context("what was decided before cannot be read")?;
+async fn remembered(store: &Store, memory: Memory) -> anyhow::Result<Knowledge> {
     let minutes: Option<Minutes> = store.setting(MINUTES).await?.and_then(|text| serde_json::from_str(&text).ok());
     let approved = store.setting(APPROVED_SETTING).await?.and_then(|text| serde_json::from_str(&text).ok());
     Ok(Knowledge {

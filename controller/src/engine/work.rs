@@ -14,7 +14,7 @@
 use super::flight::Flights;
 use super::uninstall::{Step, Uninstall};
 use super::view::{self, Context};
-use super::{Request, Shared, View, plan};
+use super::{Memories, Request, Shared, View, plan};
 use crate::act::Owned;
 use crate::store::{FROZEN, Store};
 use futures_util::future::BoxFuture;
@@ -71,8 +71,10 @@ pub struct Inputs {
 pub struct Work {
     /// Fleet and verdicts.
     pub shared: Arc<Shared>,
-    /// Memory goes here.
+    /// Settings go here.
     pub store: Store,
+    /// Memory goes here.
+    pub memories: Memories,
     /// Carries out actions.
     pub executor: Arc<dyn Execute>,
     /// Changes from observe, gateway and act.
@@ -218,14 +220,11 @@ impl Running {
     /// the decider does not say again that it changed: everything waits until the store took it.
     async fn keep_memory(&mut self) -> bool {
         let memory = self.work.shared.read().decider.memory().clone();
-        let kept = self.work.store.set_memory(&memory).await;
+        let kept = self.work.memories.keep(&memory).await;
         if let Err(error) = &kept
             && !self.unkept
         {
-            tracing::error!(
-                error = error as &dyn std::error::Error,
-                "actions wait until the store keeps what they rest on"
-            );
+            tracing::error!(error, "actions wait until what they rest on is kept");
         }
         self.unkept = kept.is_err();
         !self.unkept

@@ -1,6 +1,8 @@
 //! One Kubernetes cluster: how it is reached, what it is called, and where our objects stand in it.
 
-use kube::Client;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Api, Client};
 use tasuki_api::kubernetes as names;
 use tasuki_core::fleet::{Cluster, ScopeId, Str};
 
@@ -55,6 +57,22 @@ impl Kubernetes {
     /// Its name in the fleet.
     pub fn arn(&self) -> Str {
         names::cluster(&self.cluster).into()
+    }
+    /// The reference by which what is made in a namespace belongs to the chart's release there; `None` where the
+    /// chart did not make its anchor.
+    ///
+    /// # Errors
+    /// Where the API server refuses or does not answer.
+    pub async fn anchor(&self, namespace: &str) -> kube::Result<Option<OwnerReference>> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let uid = maps.get_opt(ANCHOR).await?.and_then(|anchor| anchor.metadata.uid);
+        Ok(uid.map(|uid| OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "ConfigMap".to_owned(),
+            name: ANCHOR.to_owned(),
+            uid,
+            ..OwnerReference::default()
+        }))
     }
     /// As the fleet has it.
     pub fn as_cluster(&self) -> Cluster {

@@ -23,6 +23,7 @@ pub(super) struct Wishes {
     pub actions: Vec<Action>,
     rollouts: Vec<(Str, Option<crate::memory::Rollout>)>,
     failed: Vec<(Str, Str, crate::memory::Failure)>,
+    unselected: Vec<(Str, Option<Timestamp>)>,
     histories: Vec<(Str, crate::memory::ServiceHistory)>,
 }
 
@@ -49,6 +50,9 @@ impl Wishes {
         }
         let (key, step) = daemon::step(cluster, launch);
         self.actions.extend(step.actions);
+        if cluster.world.memory.unselected.get(&key) != step.unselected.as_ref() {
+            self.unselected.push((key.clone(), step.unselected));
+        }
         if cluster.world.memory.rollouts.get(&key) != step.rollout.as_ref() {
             self.rollouts.push((key.clone(), step.rollout));
         }
@@ -69,7 +73,16 @@ impl Wishes {
 
     /// Writes into memory what is to be remembered; answers the actions and whether memory changed.
     pub fn remember(self, memory: &mut Memory) -> (Vec<Action>, bool) {
-        let changed = !(self.rollouts.is_empty() && self.failed.is_empty() && self.histories.is_empty());
+        let changed = !(self.rollouts.is_empty()
+            && self.failed.is_empty()
+            && self.unselected.is_empty()
+            && self.histories.is_empty());
+        for (key, since) in self.unselected {
+            match since {
+                Some(since) => drop(memory.unselected.insert(key, since)),
+                None => drop(memory.unselected.remove(&key)),
+            }
+        }
         for (key, rollout) in self.rollouts {
             match rollout {
                 Some(rollout) => drop(memory.rollouts.insert(key, rollout)),

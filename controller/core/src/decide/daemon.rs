@@ -35,6 +35,8 @@ use crate::memory::{Failure, Rollout};
 use jiff::{SignedDuration, Timestamp};
 use tasuki_api::desired::{Handover, OnFailure};
 
+/// So long agents stay in a Kubernetes cluster that no monitor selects any more.
+const UNSELECTED: SignedDuration = SignedDuration::from_mins(10);
 /// So long a new pod waits for room beside the old one; then the old one goes first.
 const CROWDED: SignedDuration = SignedDuration::from_secs(30);
 
@@ -46,6 +48,8 @@ pub(super) struct Step {
     pub rollout: Option<Rollout>,
     /// An agent that failed here just now.
     pub failed: Option<(Str, Failure)>,
+    /// Kubernetes: since when no monitor selects the cluster, although it has agents.
+    pub unselected: Option<Timestamp>,
 }
 
 /// Names an agent in [`Memory::failed`](crate::memory::Memory): its image, and what else it was run
@@ -71,6 +75,7 @@ fn next_step(daemons: &Daemons<'_, '_>) -> Step {
     let Some((monitor, wanted)) = monitor.and_then(|m| world.desired.monitors.get(m).zip(cluster.wanted(m))) else {
         // A monitor without an agent only reports; what is there stays.
         return match monitor {
+            None if launch == LaunchType::Kubernetes => forsaken(daemons, held),
             None if cluster.may_remove() => remove(daemons),
             _ => Step { rollout: held, ..Step::default() },
         };
@@ -85,6 +90,20 @@ fn next_step(daemons: &Daemons<'_, '_>) -> Step {
     roll.step.rollout = held;
     roll.decide();
     roll.step
+}
+
+/// Kubernetes: a monitor that was deleted may be on its way back (a release that is applied anew, a branch that is
+/// switched), so its agents stay for a while.
+fn forsaken(daemons: &Daemons<'_, '_>, held: Option<Rollout>) -> Step {
+    let world = daemons.cluster.world;
+    if daemons.serving.is_none() && daemons.next.is_none() && daemons.nodes.iter().all(|node| !node.next) {
+        return Step::default();
+    }
+    let since = world.memory.unselected.get(&daemons.key).copied().unwrap_or(world.now);
+    let over = world.now.duration_since(since) >= UNSELECTED && !world.desired.frozen;
+    let mut step = if over { remove(daemons) } else { Step { rollout: held, ..Step::default() } };
+    step.unselected = Some(since);
+    step
 }
 
 /// Takes everything out: no monitor selects the cluster any more.

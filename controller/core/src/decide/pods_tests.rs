@@ -117,6 +117,23 @@ fn what_a_monitor_leaves_out_is_not_waited_for() {
 }
 
 #[test]
+fn a_deleted_monitor_takes_its_agents_along_after_a_while_and_not_if_it_comes_back() {
+    let mut cluster = about_to_roll(4);
+    cluster.run(900);
+    cluster.decider.set_desired(desired(&[]));
+    cluster.run(500);
+    cluster.crash();
+    assert_eq!(cluster.sets().len(), 1, "it may come back");
+    cluster.decider.set_desired(wanted("1.0.2", |_| {}));
+    cluster.run(20);
+    cluster.decider.set_desired(desired(&[]));
+    cluster.run(500);
+    assert_eq!((cluster.sets().len(), cluster.most_uncovered), (1, 0), "counted from its last deletion");
+    cluster.run(200);
+    assert_eq!(cluster.sets().len(), 0);
+}
+
+#[test]
 fn uninstall_takes_out_both_and_every_label() {
     let mut cluster = about_to_roll(4);
     cluster.run(60);

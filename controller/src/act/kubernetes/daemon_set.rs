@@ -2,6 +2,7 @@
 
 use crate::scope::kubernetes::labels;
 use k8s_openapi::api::core::v1::NodeSelectorTerm;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 use tasuki_api::desired::Preempt;
 use tasuki_api::kubernetes::{NEXT_BOTH, NEXT_LABEL, NEXT_ONLY, TOKEN_AUDIENCE, TOKEN_PATH, env};
@@ -46,8 +47,8 @@ pub struct Home<'a> {
     pub namespace: &'a str,
     /// The monitor that wants it.
     pub monitor: &'a str,
-    /// Name and uid of the anchor that owns it.
-    pub anchor: (&'a str, &'a str),
+    /// What owns it.
+    pub anchor: &'a OwnerReference,
 }
 
 /// Name of the DaemonSet that runs this agent.
@@ -82,7 +83,6 @@ pub fn daemon_set(agent: &AgentSpec, pods: &PodsSpec, role: Role, home: &Home<'_
         Role::Serving => labels::SERVING,
         Role::Next => labels::NEXT,
     };
-    let (anchor, uid) = home.anchor;
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -100,7 +100,7 @@ pub fn daemon_set(agent: &AgentSpec, pods: &PodsSpec, role: Role, home: &Home<'_
                 (labels::SPEC): agent.fingerprint(),
                 (labels::MONITOR): home.monitor,
             },
-            "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": anchor, "uid": uid}],
+            "ownerReferences": [home.anchor],
         },
         "spec": {
             "selector": {"matchLabels": {(labels::NAME): labels::AGENT_NAME, (labels::AGENT): print}},

@@ -9,7 +9,7 @@ use crate::scope::kubernetes::{ANCHOR, FIELD_MANAGER, Kubernetes, code, labels, 
 use crate::store::{ActionRecord, Store};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -107,16 +107,15 @@ impl KubernetesExecutor {
             return Err(Stop::Changed("the agent is not one for pods".to_owned()));
         };
         let namespace = &self.scope.agent_namespace;
-        let anchors: Api<ConfigMap> = Api::namespaced(self.scope.client.clone(), namespace);
-        let anchor = anchors.get_opt(ANCHOR).await.map_err(|error| refused("get configmaps", &error))?;
-        let Some(uid) = anchor.and_then(|anchor| anchor.metadata.uid) else {
+        let anchor = self.scope.anchor(namespace).await.map_err(|error| refused("get configmaps", &error))?;
+        let Some(anchor) = anchor else {
             let why = format!(
                 "ConfigMap {ANCHOR} is not in namespace {namespace}: without it nothing would go when the chart goes; \
                  install the chart again"
             );
             return Err(Stop::Blocked(Reason::PermissionDenied, why));
         };
-        let home = Home { cluster: &self.scope.cluster, namespace, monitor, anchor: (ANCHOR, &uid) };
+        let home = Home { cluster: &self.scope.cluster, namespace, monitor, anchor: &anchor };
         let name = name(agent);
         let held = self.sets().get_opt(&name).await.map_err(|error| refused("get daemonsets", &error))?;
         if held.is_some_and(|held| held.metadata.deletion_timestamp.is_some()) {

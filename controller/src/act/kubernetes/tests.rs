@@ -1,5 +1,6 @@
 use super::daemon_set::{Home, Role, daemon_set, heeds, name, with_heed};
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 use tasuki_api::desired::{KubernetesSpec, Preempt};
 use tasuki_core::action::{AgentSpec, GatewaySpec, PodsSpec};
@@ -30,7 +31,14 @@ fn agent(edit: impl FnOnce(&mut KubernetesSpec)) -> (AgentSpec, PodsSpec) {
 
 fn built(role: Role, edit: impl FnOnce(&mut KubernetesSpec)) -> Value {
     let (agent, pods) = agent(edit);
-    let home = Home { cluster: "self", namespace: "tasuki-agents", monitor: "prod", anchor: ("tasuki-anchor", "u-1") };
+    let anchor = OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "ConfigMap".to_owned(),
+        name: "tasuki-anchor".to_owned(),
+        uid: "u-1".to_owned(),
+        ..OwnerReference::default()
+    };
+    let home = Home { cluster: "self", namespace: "tasuki-agents", monitor: "prod", anchor: &anchor };
     daemon_set(&agent, &pods, role, &home)
 }
 
@@ -67,11 +75,15 @@ fn promoting_takes_the_condition_of_the_handover_out_and_settling_puts_the_other
     let terms = affinity.required_during_scheduling_ignored_during_execution.unwrap().node_selector_terms;
     let keys = |terms: &Value| -> Vec<String> {
         let expressions = terms[0]["matchExpressions"].as_array().unwrap();
-        expressions.iter().map(|e| format!("{} {}", e["key"].as_str().unwrap(), e["operator"].as_str().unwrap())).collect()
+        expressions
+            .iter()
+            .map(|e| format!("{} {}", e["key"].as_str().unwrap(), e["operator"].as_str().unwrap()))
+            .collect()
     };
     let promoting = with_heed(&terms, None).unwrap();
     assert!(keys(&promoting).iter().all(|key| !key.contains("agent-next")) && keys(&promoting).len() == 4);
-    let settled = with_heed(&serde_json::from_value::<Vec<_>>(promoting).unwrap(), Some(&heeds(Role::Serving))).unwrap();
+    let settled =
+        with_heed(&serde_json::from_value::<Vec<_>>(promoting).unwrap(), Some(&heeds(Role::Serving))).unwrap();
     assert_eq!(keys(&settled).last().unwrap(), "tasuki.dev/agent-next NotIn");
     assert_eq!(settled[0]["matchExpressions"][4]["values"], json!(["only"]));
 }

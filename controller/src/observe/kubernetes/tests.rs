@@ -60,7 +60,9 @@ async fn owners_are_named_as_people_name_them() {
     // The agent's own pods are those of its DaemonSets in its own namespace, and no others.
     let own = |namespace: &str| {
         let owner = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "tasuki-agent-1", "uid": "r", "controller": true}]);
-        pod(|pod| (pod["metadata"]["ownerReferences"], pod["metadata"]["namespace"]) = (owner, json!(namespace))).group.to_string()
+        pod(|pod| (pod["metadata"]["ownerReferences"], pod["metadata"]["namespace"]) = (owner, json!(namespace)))
+            .group
+            .to_string()
     };
     assert_eq!(own("tasuki-agents"), "service:tasuki");
     assert_eq!(own("shop"), "DaemonSet/shop/tasuki-agent-1");
@@ -122,7 +124,10 @@ async fn a_node_is_what_its_labels_say() {
     let launch = |labels: Value| platform_of(&made(labels));
     assert_eq!(launch(json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64"})).0, LaunchType::Kubernetes);
     assert_eq!(launch(json!({"kubernetes.io/os": "windows"})), (LaunchType::KubernetesVirtual, "windows".into()));
-    assert_eq!(launch(json!({"eks.amazonaws.com/compute-type": "fargate"})), (LaunchType::KubernetesVirtual, "fargate".into()));
+    assert_eq!(
+        launch(json!({"eks.amazonaws.com/compute-type": "fargate"})),
+        (LaunchType::KubernetesVirtual, "fargate".into())
+    );
     assert_eq!(launch(json!({"type": "virtual-kubelet"})).0, LaunchType::KubernetesVirtual);
     let attributes = |value: &str| {
         let node = node(&scope(), &made(json!({"tasuki.dev/agent-next": value}))).unwrap();
@@ -143,7 +148,10 @@ async fn a_daemon_set_of_anybody_elses_is_no_daemon() {
         }}))
         .unwrap()
     };
-    let ours = made("tasuki-agent", json!({"tasuki.dev/spec": "f", "tasuki.dev/version": "1.4.2", "tasuki.dev/promoting": "true"}));
+    let ours = made(
+        "tasuki-agent",
+        json!({"tasuki.dev/spec": "f", "tasuki.dev/version": "1.4.2", "tasuki.dev/promoting": "true"}),
+    );
     assert_eq!(role_of(&ours), Some("tasuki"));
     assert_eq!(role_of(&made("other", json!({"tasuki.dev/spec": "f"}))), None);
     assert_eq!(role_of(&made("tasuki-agent", json!({}))), None, "somebody made it by hand");
