@@ -3,6 +3,7 @@
 pub mod act;
 pub mod cidr;
 pub mod cli;
+pub mod crds;
 pub mod desired;
 pub mod engine;
 pub mod gateway;
