@@ -38,8 +38,17 @@ pub struct Loaded {
     pub hash: String,
     /// Files that were read.
     pub files: usize,
-    /// `metadata.generation` of each object that came from Kubernetes, good or bad.
-    pub generations: BTreeMap<Id, i64>,
+    /// Objects that this came from, good or bad; a directory has none.
+    pub origins: BTreeMap<Id, Origin>,
+}
+
+/// A Kubernetes object that a document came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `metadata.uid`.
+    pub uid: String,
 }
 
 impl Loaded {

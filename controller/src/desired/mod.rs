@@ -20,7 +20,7 @@ mod yaml;
 pub use bounds::apply as bound;
 pub use follow::follow;
 pub use kinds::{finding_schema, schema_of};
-pub use loader::{Id, Loaded, Loader};
+pub use loader::{Id, Loaded, Loader, Origin};
 pub use parse::{Parsed, parse};
 pub use problem::{Level, Problem};
 pub use shape::nearest;

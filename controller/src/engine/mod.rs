@@ -12,6 +12,7 @@ mod handle;
 mod housekeeping;
 mod inputs;
 mod minutes;
+mod monitors;
 mod plan;
 mod run;
 mod state;

@@ -106,7 +106,7 @@ fn publish(sender: &watch::Sender<Arc<Loaded>>, loaded: Loaded) {
         let changed = held.hash != loaded.hash
             || held.problems != loaded.problems
             || held.held != loaded.held
-            || held.generations != loaded.generations;
+            || held.origins != loaded.origins;
         if changed {
             tracing::info!(
                 documents = loaded.documents.len(),

@@ -6,7 +6,7 @@ use crate::desired::parse::{Parsed, object, schema};
 use crate::desired::problem::{Level, Problem};
 use crate::desired::shape;
 use crate::desired::yaml::at;
-use crate::desired::{Id, Loaded, Loader};
+use crate::desired::{Id, Loaded, Loader, Origin};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
@@ -103,7 +103,8 @@ impl Objects {
         let troubles = troubles.collect();
         let seen = &self.seen;
         let mut loaded = self.loader.take(parsed, troubles, |id, _| seen.contains_key(id));
-        loaded.generations = self.seen.iter().map(|(id, seen)| (id.clone(), seen.generation)).collect();
+        let origin = |seen: &Seen| Origin { generation: seen.generation, uid: seen.uid.clone().unwrap_or_default() };
+        loaded.origins = self.seen.iter().map(|(id, seen)| (id.clone(), origin(seen))).collect();
         loaded
     }
 

@@ -1,0 +1,1 @@
+//! A directory of objects: start, changes, status.

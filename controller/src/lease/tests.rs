@@ -1,0 +1,1 @@
+//! Who takes a lease, and what a holder does.
