@@ -219,8 +219,7 @@ mod tests {
     fn the_time_of_a_condition_moves_with_its_status_only() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let first = StatusCondition::new("Ready", Truth::True, "A", "a", Some(1), &[], at(10));
-        let same =
-            StatusCondition::new("Ready", Truth::True, "B", "b", Some(2), std::slice::from_ref(&first), at(20));
+        let same = StatusCondition::new("Ready", Truth::True, "B", "b", Some(2), std::slice::from_ref(&first), at(20));
         assert_eq!((same.last_transition_time, same.reason.as_str()), (at(10), "B"));
         let other = StatusCondition::new("Ready", Truth::False, "C", "c", Some(2), &[same], at(30));
         assert_eq!(other.last_transition_time, at(30));

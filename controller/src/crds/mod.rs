@@ -102,11 +102,8 @@ pub fn definition(kind: &str) -> Option<Value> {
     crate::desired::bound(&mut status);
     let mut status = structural::schema(&status, &status);
     status["description"] = "Written by the controller, never read.".into();
-    let mut columns: Vec<Value> = face
-        .columns
-        .iter()
-        .map(|(name, of, path)| json!({ "name": name, "type": of, "jsonPath": path }))
-        .collect();
+    let mut columns: Vec<Value> =
+        face.columns.iter().map(|(name, of, path)| json!({ "name": name, "type": of, "jsonPath": path })).collect();
     columns.push(json!({ "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" }));
     Some(json!({
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 /// The form of a name; `desired/check/text.rs` has its twin.
 const NAME: &str = "self.metadata.name.matches('^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$')";
-const VERSION: &str =
-    r"self.matches('^(0|[1-9][0-9]*)[.](0|[1-9][0-9]*)[.](0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?$')";
+const VERSION: &str = r"self.matches('^(0|[1-9][0-9]*)[.](0|[1-9][0-9]*)[.](0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?$')";
 const DIGEST: &str = "self.matches('^sha256:[0-9a-fA-F]{64}$')";
 const CLOCK: &str = "self.matches('^([01][0-9]|2[0-3]):[0-5][0-9]$')";
 const NOT_BLANK: &str = "self.trim() != ''";
@@ -38,10 +37,9 @@ pub fn of_type(name: &str) -> Vec<Value> {
                 "Gt and Lt compare with one whole number",
             ),
         ],
-        "Toleration" => &[(
-            "!has(self.operator) || self.operator != 'Equal' || has(self.key)",
-            "operator Equal needs a key",
-        )],
+        "Toleration" => {
+            &[("!has(self.operator) || self.operator != 'Equal' || has(self.key)", "operator Equal needs a key")]
+        }
         "AwsScopeSpec" => &[(
             "!has(self.accounts) || self.accounts.size() < 2 || has(self.readRoleName)",
             "several accounts need a role to assume in each: add readRoleName",
@@ -93,10 +91,10 @@ pub fn of_field(name: &str, field: &str) -> Vec<Value> {
             ),
             ("self.all(wave, self.exists_one(other, other.name == wave.name))", "two waves have one name"),
         ],
-        ("Window", "days") => &[("self.size() > 0", "a window without days never opens: name days, such as [Mon, Tue]")],
-        ("Window", "from" | "to") => {
-            &[(CLOCK, "not a time of day: write \"HH:MM\" in quotes, such as \"09:00\"")]
+        ("Window", "days") => {
+            &[("self.size() > 0", "a window without days never opens: name days, such as [Mon, Tue]")]
         }
+        ("Window", "from" | "to") => &[(CLOCK, "not a time of day: write \"HH:MM\" in quotes, such as \"09:00\"")],
         ("Exclusion", "matches") => &[(
             "self.matches('^[^/]+/[^/]+(/[^/]+)*$')",
             "matches nothing: write CLUSTER/SERVICE, or CLUSTER/KIND/NAMESPACE/NAME; `*` and `?` are allowed",
@@ -109,10 +107,9 @@ pub fn of_field(name: &str, field: &str) -> Vec<Value> {
         ("PodResources", "cpu") => {
             &[("self.matches('^[0-9]+m$|^[0-9]+([.][0-9]{1,3})?$')", "not an amount of CPU: write 50m, 1 or 0.5")]
         }
-        ("AwsScopeSpec", "accounts") => &[(
-            "self.all(account, account.matches('^[0-9]{12}$'))",
-            "not an account id: write its 12 digits in quotes",
-        )],
+        ("AwsScopeSpec", "accounts") => {
+            &[("self.all(account, account.matches('^[0-9]{12}$'))", "not an account id: write its 12 digits in quotes")]
+        }
         ("AwsScopeSpec", "regions") => &[
             ("self.size() > 0", "a scope without Regions reaches nothing: name at least one, such as eu-west-1"),
             (
@@ -120,8 +117,12 @@ pub fn of_field(name: &str, field: &str) -> Vec<Value> {
                 "not a Region: write its code, such as eu-west-1",
             ),
         ],
-        ("AwsScopeSpec", "gateway") => &[("self.startsWith('https://')", "not the address of a gateway: write https://HOST:PORT")],
-        ("DetectionRuleSpec", "sigma") => &[("self.size() > 0", "no Sigma rule in here: write title, logsource, detection and condition")],
+        ("AwsScopeSpec", "gateway") => {
+            &[("self.startsWith('https://')", "not the address of a gateway: write https://HOST:PORT")]
+        }
+        ("DetectionRuleSpec", "sigma") => {
+            &[("self.size() > 0", "no Sigma rule in here: write title, logsource, detection and condition")]
+        }
         ("RuleFinding", "type") => &[(
             "self.matches('^[0-9A-Za-z&.!-]+:[0-9A-Za-z&.!-]+/[0-9A-Za-z&.!-]+$') && self.size() <= 128",
             "not a finding type: write PURPOSE:Runtime/NAME, such as Custom:Runtime/ToolUsed",

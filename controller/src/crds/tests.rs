@@ -22,7 +22,9 @@ fn walk(schema: &JSONSchemaProps, at: &str, seen: &mut Vec<String>) {
     for (name, inner) in schema.properties.iter().flatten() {
         walk(inner, &format!("{at}.{name}"), seen);
     }
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{JSONSchemaPropsOrArray, JSONSchemaPropsOrBool};
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+        JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    };
     if let Some(JSONSchemaPropsOrBool::Schema(inner)) = &schema.additional_properties {
         assert!(schema.max_properties.is_some() && schema.properties.is_none(), "{at} has no bound");
         walk(inner, &format!("{at}[*]"), seen);
@@ -40,7 +42,8 @@ fn every_kind_is_structural_and_bounded_and_has_its_rules() {
         assert_eq!(crd.spec.names.kind, kind);
         let version = &crd.spec.versions[0];
         let schema = version.schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap();
-        let (spec, status) = (&schema.properties.as_ref().unwrap()["spec"], &schema.properties.as_ref().unwrap()["status"]);
+        let (spec, status) =
+            (&schema.properties.as_ref().unwrap()["spec"], &schema.properties.as_ref().unwrap()["status"]);
         assert!(!spec.properties.as_ref().unwrap().is_empty() && !status.properties.as_ref().unwrap().is_empty());
         assert!(version.subresources.as_ref().unwrap().status.is_some());
         assert_eq!(version.additional_printer_columns.as_ref().unwrap().last().unwrap().name, "Age");

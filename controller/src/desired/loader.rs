@@ -101,9 +101,7 @@ impl Loader {
         // A document that is too broken to be named may be any of those that stood in its file.
         let nameless: HashSet<String> =
             parsed.iter().filter(|(_, one)| one.id.is_none()).map(|(file, _)| file.clone()).collect();
-        let keep = |id: &Id, file: &str| {
-            !whole || ids.contains(id) || unread.contains(file) || nameless.contains(file)
-        };
+        let keep = |id: &Id, file: &str| !whole || ids.contains(id) || unread.contains(file) || nameless.contains(file);
         Loaded { files, ..self.take(parsed, problems, keep) }
     }
 

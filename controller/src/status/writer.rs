@@ -24,7 +24,11 @@ pub const PAUSE: Duration = Duration::from_secs(10);
 
 /// Writes the status of every monitor from the engine's view: at once when a document changed, at
 /// most every 10 s when only counts did, and never when nothing did. Ends when either is closed.
-pub fn write(client: Client, mut view: watch::Receiver<Arc<View>>, mut desired: watch::Receiver<Arc<Loaded>>) -> JoinHandle<()> {
+pub fn write(
+    client: Client,
+    mut view: watch::Receiver<Arc<View>>,
+    mut desired: watch::Receiver<Arc<Loaded>>,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut writer = Writer { client, written: BTreeMap::new() };
         loop {
@@ -74,6 +78,10 @@ impl Writer {
                 _ => None,
             });
             let refused = spec.is_none() || loaded.held.contains(&id);
+            // Until the fleet is known, what an earlier process wrote is the best that can be said.
+            if view.at.is_none() && !refused {
+                continue;
+            }
             let monitor = Monitor { name: &key.0, generation, spec, refused };
             match self.one(view, monitor, &key, now).await {
                 Ok(()) => {}
@@ -118,8 +126,11 @@ impl Writer {
     async fn read(&self, name: &str) -> Result<MonitorStatus, kube::Error> {
         let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource(KIND));
         let object = api.get(name).await?;
-        let mut status: MonitorStatus =
-            object.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok()).unwrap_or_default();
+        let mut status: MonitorStatus = object
+            .data
+            .get("status")
+            .and_then(|status| serde_json::from_value(status.clone()).ok())
+            .unwrap_or_default();
         status.observed_generation = None;
         status.conditions.retain(|condition| condition.kind != tasuki_api::status::condition::ACCEPTED);
         Ok(status)

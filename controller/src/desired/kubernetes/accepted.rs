@@ -1,8 +1,8 @@
 //! The `Accepted` condition: the words of `tasuki check` where the author of an object looks first.
 
 use super::{apply_status, is_absent};
-use crate::desired::problem::{Level, Problem};
 use crate::desired::Id;
+use crate::desired::problem::{Level, Problem};
 use jiff::Timestamp;
 use kube::Client;
 use std::collections::BTreeMap;
@@ -48,7 +48,9 @@ pub fn status(
     if !unknown.is_empty() {
         let and = if warnings.is_empty() { "" } else { "\n" };
         let fields = unknown.join(", ");
-        warnings += &format!("{and}this version of Tasuki does not know {fields}, and goes on without (update Tasuki, or take it away)");
+        warnings += &format!(
+            "{and}this version of Tasuki does not know {fields}, and goes on without (update Tasuki, or take it away)"
+        );
     }
     let (truth, reason, message) = match (errors.is_empty(), warnings.is_empty(), held) {
         (true, true, _) => (Truth::True, "Good", "in force".to_owned()),
@@ -56,8 +58,7 @@ pub fn status(
         (false, _, true) => (Truth::False, "Refused", format!("{errors}\nthe last good version stays in force")),
         (false, _, false) => (Truth::False, "Refused", format!("{errors}\nnothing of it is in force")),
     };
-    let accepted =
-        StatusCondition::new(ACCEPTED, truth, reason, &message, Some(generation), &before.conditions, now);
+    let accepted = StatusCondition::new(ACCEPTED, truth, reason, &message, Some(generation), &before.conditions, now);
     DocumentStatus { observed_generation: Some(generation), conditions: vec![accepted] }
 }
 

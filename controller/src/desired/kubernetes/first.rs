@@ -12,7 +12,8 @@ pub async fn create(client: &Client, cluster: &str) -> Result<Option<DynamicObje
     let monitor = DynamicObject::new("default", &resource).data(json!({
         "spec": { "mode": "Observe", "targets": { "kubernetes": { "clusters": { "include": [cluster] } } } },
     }));
-    match api.create(&PostParams { field_manager: Some("tasuki".to_owned()), ..PostParams::default() }, &monitor).await {
+    match api.create(&PostParams { field_manager: Some("tasuki".to_owned()), ..PostParams::default() }, &monitor).await
+    {
         Ok(made) => {
             tracing::info!(cluster, "RuntimeMonitor/default was made: it observes every pod and changes nothing");
             Ok(Some(made))

@@ -96,10 +96,10 @@ impl Objects {
     pub fn load(&mut self) -> Loaded {
         let parsed = self.seen.iter().map(|((kind, name), seen)| (format!("{kind}/{name}"), seen.parsed.clone()));
         let parsed = parsed.collect();
-        let troubles = self.troubles.iter().map(|(kind, words)| Problem {
-            level: Level::Warning,
-            ..Problem::file(kind, words.clone(), Vec::new())
-        });
+        let troubles = self
+            .troubles
+            .iter()
+            .map(|(kind, words)| Problem { level: Level::Warning, ..Problem::file(kind, words.clone(), Vec::new()) });
         let troubles = troubles.collect();
         let seen = &self.seen;
         let mut loaded = self.loader.take(parsed, troubles, |id, _| seen.contains_key(id));
@@ -126,7 +126,8 @@ impl Objects {
 
 /// What is judged of an object.
 fn content(kind: &str, object: &DynamicObject) -> Value {
-    let annotations: BTreeMap<_, _> = object.annotations().iter().filter(|(key, _)| !key.starts_with(KUBECTL)).collect();
+    let annotations: BTreeMap<_, _> =
+        object.annotations().iter().filter(|(key, _)| !key.starts_with(KUBECTL)).collect();
     let mut content = json!({
         "apiVersion": API_VERSION,
         "kind": kind,
