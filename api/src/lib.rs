@@ -8,3 +8,4 @@ pub mod coverage;
 pub mod desired;
 pub mod finding;
 pub mod kubernetes;
+pub mod status;

@@ -3,13 +3,17 @@
 pub mod act;
 pub mod cidr;
 pub mod cli;
+pub mod crds;
 pub mod desired;
 pub mod engine;
+pub mod events;
 pub mod gateway;
 pub mod http;
+pub mod lease;
 pub mod observe;
 pub mod scope;
 pub mod sinks;
+pub mod status;
 pub mod store;
 pub mod tally;
 #[cfg(test)]

@@ -12,9 +12,11 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AwsScopeSpec {
     /// Account ids of 12 digits; empty means the account of the controller's own credentials.
+    #[schemars(inner(length(max = 64)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accounts: Vec<String>,
     /// Regions; at least one.
+    #[schemars(length(max = 64), inner(length(max = 64)))]
     pub regions: Vec<String>,
     /// Role to assume for reading; absent means the controller's own credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,6 +75,7 @@ pub struct KubernetesScopeSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DetectionRuleSpec {
     /// One or more Sigma documents (YAML text, separated by `---`) over the documented facts.
+    #[schemars(length(max = 65536))]
     pub sigma: String,
     /// What a match becomes.
     pub finding: RuleFinding,
@@ -105,6 +108,7 @@ pub struct ThreatListSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
     /// Entries, one each.
+    #[schemars(length(max = 20000), inner(length(max = 253)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inline: Vec<String>,
 }
@@ -139,7 +143,7 @@ pub struct SuppressionSpec {
     pub reason: String,
     /// When it ends (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<jiff::Timestamp>,
 }
 

@@ -123,15 +123,17 @@ spec! {
         pub reason: String,
         /// When it ends (RFC 3339).
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(with = "Option<String>")]
+        #[schemars(with = "Option<String>", extend("format" = "date-time"))]
         pub until: Option<jiff::Timestamp>,
     }
 
     /// The agent to place.
     pub struct AgentSpec {
         /// The wanted version.
+        #[schemars(length(max = 64))]
         pub version: String,
         /// Older agents are `Unhealthy`; merely not the newest is `currency`, not health.
+        #[schemars(length(max = 64))]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub minimum_version: Option<String>,
         /// Where its image is.
@@ -155,9 +157,11 @@ spec! {
         /// Repository; `{region}` is replaced by the task's Region.
         pub repository: String,
         /// `sha256:…` of the (multi-architecture) image index.
+        #[schemars(length(max = 80))]
         pub digest: String,
         /// `sha256:…` of the images that the index names, one per platform: ECS reports these for what runs. An agent
         /// may run any of them.
+        #[schemars(length(max = 16), inner(length(max = 80)))]
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub platform_digests: Vec<String>,
     }
@@ -229,6 +233,7 @@ spec! {
         #[serde(default)]
         pub nodes: NodeSelector,
         /// Tolerations of the agent's pods; every taint by default.
+        #[schemars(length(max = 64))]
         #[serde(default = "every_taint")]
         pub tolerations: Vec<Toleration>,
         /// What the agent's container asks for and may use.
@@ -254,6 +259,7 @@ spec! {
     /// A selection of nodes by their labels.
     pub struct NodeSelector {
         /// All must hold.
+        #[schemars(length(max = 32))]
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub match_expressions: Vec<NodeExpression>,
     }
@@ -281,6 +287,7 @@ spec! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub value: Option<String>,
         /// `NoSchedule`, `PreferNoSchedule`, `NoExecute`; every effect where absent.
+        #[schemars(length(max = 32))]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub effect: Option<String>,
     }
@@ -289,6 +296,7 @@ spec! {
     /// since a throttled agent loses events.
     pub struct PodResources {
         /// CPU request, in Kubernetes' notation.
+        #[schemars(length(max = 16))]
         #[serde(default = "fifty_millicores")]
         pub cpu: String,
         /// Memory request and limit.
@@ -299,6 +307,7 @@ spec! {
     /// How a new version is rolled out.
     pub struct RolloutSpec {
         /// Steps, in order.
+        #[schemars(length(max = 16))]
         #[serde(default = "two_waves")]
         pub waves: Vec<Wave>,
         /// What must hold for a wave to count as good.
@@ -308,6 +317,7 @@ spec! {
         #[serde(default)]
         pub on_failure: OnFailure,
         /// When tasks or instances may be replaced; empty means always.
+        #[schemars(length(max = 16))]
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub windows: Vec<Window>,
         /// No call that replaces a task or an instance; new nodes still get their agent.
@@ -324,6 +334,7 @@ spec! {
     /// One step of a rollout.
     pub struct Wave {
         /// Shown in status.
+        #[schemars(length(max = 64))]
         pub name: String,
         /// Share of all units that are on the new version when this wave is done.
         pub take: Ratio,
@@ -354,10 +365,13 @@ spec! {
     /// A weekly window in which tasks or instances may be replaced.
     pub struct Window {
         /// Days on which it opens.
+        #[schemars(length(max = 7))]
         pub days: Vec<Day>,
         /// `HH:MM`.
+        #[schemars(length(max = 16))]
         pub from: String,
         /// `HH:MM`; earlier than `from` means the next day.
+        #[schemars(length(max = 16))]
         pub to: String,
         /// IANA name; UTC where absent.
         #[serde(default = "utc")]

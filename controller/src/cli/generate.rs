@@ -69,6 +69,10 @@ pub fn files() -> Vec<(PathBuf, String)> {
     files.extend(kinds.map(|(kind, schema)| {
         (PathBuf::from(format!("manifests/schemas/{}.json", kind.to_lowercase())), pretty(&schema))
     }));
+    // The chart cannot read files outside its own directory.
+    for dir in ["manifests/crds", "charts/tasuki/files/crds"] {
+        files.extend(crate::crds::files().into_iter().map(|(name, text)| (PathBuf::from(dir).join(name), text)));
+    }
     files
 }
 

@@ -1,5 +1,6 @@
 //! The kinds by name: their schema, and their documents from values.
 
+use super::bounds;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tasuki_api::desired::{
@@ -58,6 +59,11 @@ pub fn schema_of(kind: &str) -> Option<Value> {
         let mut generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
         let spec = generator.subschema_for::<Spec>();
         let metadata = generator.subschema_for::<Metadata>();
+        let mut spec = spec.to_value();
+        bounds::apply(&mut spec);
+        let mut definitions = generator.take_definitions(true);
+        // Kubernetes bounds these itself.
+        definitions.iter_mut().filter(|(name, _)| *name != "Metadata").for_each(|(_, schema)| bounds::apply(schema));
         json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "$id": format!("https://tasuki.dev/schemas/v1alpha1/{kind}.json"),
@@ -72,7 +78,7 @@ pub fn schema_of(kind: &str) -> Option<Value> {
                 "spec": spec,
                 "status": { "description": "Written by the controller, never read.", "type": "object" },
             },
-            "$defs": generator.take_definitions(true),
+            "$defs": definitions,
         })
     })
 }

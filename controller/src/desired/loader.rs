@@ -23,7 +23,7 @@ pub const MAX_FILES: usize = 1000;
 const MAX_DEPTH: usize = 8;
 
 /// Kind and name.
-type Id = (String, String);
+pub type Id = (String, String);
 
 /// What is in force, and what is wrong.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,17 @@ pub struct Loaded {
     pub hash: String,
     /// Files that were read.
     pub files: usize,
+    /// Objects that this came from, good or bad; a directory has none.
+    pub origins: BTreeMap<Id, Origin>,
+}
+
+/// A Kubernetes object that a document came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `metadata.uid`.
+    pub uid: String,
 }
 
 impl Loaded {
@@ -86,14 +97,28 @@ impl Loader {
             }
         };
         let files = texts.len();
-        let (mut parsed, ids) = self.parse(texts, &mut problems);
-        let keep = |id: &Id, file: &str, nameless: &HashSet<String>| {
-            !whole || ids.contains(id) || unread.contains(file) || nameless.contains(file)
-        };
+        let (parsed, ids) = self.parse(texts, &mut problems);
         // A document that is too broken to be named may be any of those that stood in its file.
         let nameless: HashSet<String> =
             parsed.iter().filter(|(_, one)| one.id.is_none()).map(|(file, _)| file.clone()).collect();
-        self.good.retain(|id, (_, file)| keep(id, file, &nameless));
+        let keep = |id: &Id, file: &str| !whole || ids.contains(id) || unread.contains(file) || nameless.contains(file);
+        Loaded { files, ..self.take(parsed, problems, keep) }
+    }
+
+    /// Forgets the last good version of one document.
+    pub fn forget(&mut self, id: &Id) {
+        self.good.remove(id);
+    }
+
+    /// Puts documents that were read into force. `keep`: whether one that was good stays, by its
+    /// name and the file that it came from.
+    pub fn take(
+        &mut self,
+        mut parsed: Vec<(String, Parsed)>,
+        mut problems: Vec<Problem>,
+        keep: impl Fn(&Id, &str) -> bool,
+    ) -> Loaded {
+        self.good.retain(|id, (_, file)| keep(id, file));
         let held: HashSet<Id> = self.good.keys().cloned().collect();
         check::set(&mut parsed, &held);
 
@@ -110,7 +135,7 @@ impl Loader {
         let documents: BTreeMap<Id, Arc<Document>> =
             self.good.iter().map(|(id, (document, _))| (id.clone(), document.clone())).collect();
         let held = documents.keys().filter(|id| !fresh.contains(*id)).cloned().collect();
-        Loaded { hash: hash(&documents), documents, held, problems, files }
+        Loaded { hash: hash(&documents), documents, held, problems, ..Loaded::default() }
     }
 
     fn parse(&self, texts: Vec<(String, String)>, problems: &mut Vec<Problem>) -> (Vec<(String, Parsed)>, HashSet<Id>) {

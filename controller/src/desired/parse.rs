@@ -20,14 +20,14 @@ const MAX_PROBLEMS: usize = 50;
 pub struct Parsed {
     /// Kind and name, where they could be told.
     pub id: Option<(String, String)>,
-    /// Line of the file, from 1, on which it begins.
+    /// Line of the file, from 1, on which it begins; 0 for an object, which stands in no file.
     pub line: usize,
     /// The document; absent where it is refused.
     pub document: Option<Document>,
     /// What is wrong with it, ready to be shown.
     pub problems: Vec<Problem>,
-    /// Its text, so that checks across documents can point into it.
-    text: String,
+    /// Its text, so that checks across documents can point into it; an object has none.
+    text: Option<String>,
 }
 
 /// Reads every document of a file's text.
@@ -50,7 +50,7 @@ impl Parsed {
     /// Adds a problem at `path`, found by a check across documents. An error refuses the document.
     pub fn add(&mut self, file: &str, level: Level, path: &Path, at_key: bool, message: String, help: Vec<String>) {
         let subject = self.id.as_ref().map(|(kind, name)| format!("{kind}/{name}"));
-        let chunk = Chunk { text: &self.text, line: self.line - 1 };
+        let chunk = self.text.as_deref().map(|text| Chunk { text, line: self.line.saturating_sub(1) });
         self.problems.push(problem(file, chunk, subject, level, Fault { path: path.clone(), at_key, message, help }));
         if level == Level::Error {
             self.document = None;
@@ -58,50 +58,61 @@ impl Parsed {
     }
 }
 
+/// Judges an object that came as a value, not as text. Its problems stand on no line.
+pub fn object(file: &str, value: Value) -> Parsed {
+    Parsed { id: None, line: 0, document: None, problems: Vec::new(), text: None }.judged(file, None, value)
+}
+
 fn one(file: &str, chunk: Chunk<'_>) -> Parsed {
-    let mut parsed =
-        Parsed { id: None, line: chunk.line + 1, document: None, problems: Vec::new(), text: chunk.text.to_owned() };
-    let mut value = match yaml::read(chunk.text) {
-        Ok(value) => value,
+    let text = Some(chunk.text.to_owned());
+    let mut parsed = Parsed { id: None, line: chunk.line + 1, document: None, problems: Vec::new(), text };
+    match yaml::read(chunk.text) {
+        Ok(value) => parsed.judged(file, Some(chunk), value),
         Err(refused) => {
             let fault = Fault { path: Path::default(), at_key: false, message: refused.message, help: Vec::new() };
             let at = refused.at.unwrap_or_default();
             parsed.problems.push(placed(file, chunk, None, Level::Error, fault, at));
             // What the document is can often still be told, so that its last good version is known.
             parsed.id = guess(chunk.text);
-            return parsed;
-        }
-    };
-    let mut faults = Vec::new();
-    let kind = header(&mut value, &mut faults);
-    let name = value["metadata"]["name"].as_str().map(str::to_owned);
-    let subject = match (&kind, &name) {
-        (Some(kind), Some(name)) => {
-            parsed.id = Some((kind.clone(), name.clone()));
-            Some(format!("{kind}/{name}"))
-        }
-        (Some(kind), None) => Some(kind.clone()),
-        _ => None,
-    };
-    let mut report = Report::default();
-    if let Some(kind) = &kind {
-        let schema = schema(kind);
-        shape::walk(schema, schema, &mut value, &Path::default(), &mut faults);
-        let refused = !faults.is_empty();
-        parsed.document = typed(kind, &mut value, refused, &mut faults);
-        if let Some(document) = &parsed.document {
-            check::document(document, &mut report);
+            parsed
         }
     }
-    report.0.retain(|(_, later)| !faults.iter().any(|fault| fault.hides(&later.path)));
-    let problems = faults.into_iter().map(|fault| (Level::Error, fault)).chain(report.0);
-    let problems =
-        problems.take(MAX_PROBLEMS).map(|(level, fault)| problem(file, chunk, subject.clone(), level, fault));
-    parsed.problems.extend(problems);
-    if parsed.problems.iter().any(|problem| problem.level == Level::Error) {
-        parsed.document = None;
+}
+
+impl Parsed {
+    /// Judges what was read.
+    fn judged(mut self, file: &str, chunk: Option<Chunk<'_>>, mut value: Value) -> Self {
+        let mut faults = Vec::new();
+        let kind = header(&mut value, &mut faults);
+        let name = value["metadata"]["name"].as_str().map(str::to_owned);
+        let subject = match (&kind, &name) {
+            (Some(kind), Some(name)) => {
+                self.id = Some((kind.clone(), name.clone()));
+                Some(format!("{kind}/{name}"))
+            }
+            (Some(kind), None) => Some(kind.clone()),
+            _ => None,
+        };
+        let mut report = Report::default();
+        if let Some(kind) = &kind {
+            let schema = schema(kind);
+            shape::walk(schema, schema, &mut value, &Path::default(), &mut faults);
+            let refused = !faults.is_empty();
+            self.document = typed(kind, &mut value, refused, &mut faults);
+            if let Some(document) = &self.document {
+                check::document(document, &mut report);
+            }
+        }
+        report.0.retain(|(_, later)| !faults.iter().any(|fault| fault.hides(&later.path)));
+        let problems = faults.into_iter().map(|fault| (Level::Error, fault)).chain(report.0);
+        let problems =
+            problems.take(MAX_PROBLEMS).map(|(level, fault)| problem(file, chunk, subject.clone(), level, fault));
+        self.problems.extend(problems);
+        if self.problems.iter().any(|problem| problem.level == Level::Error) {
+            self.document = None;
+        }
+        self
     }
-    parsed
 }
 
 /// Checks what every document has: a mapping with the right `apiVersion` and a known `kind`.
@@ -157,7 +168,8 @@ fn typed(kind: &str, value: &mut Value, refused: bool, faults: &mut Vec<Fault>) 
     }
 }
 
-fn schema(kind: &str) -> &'static Value {
+/// The schema of a whole document of `kind`; null for an unknown kind.
+pub fn schema(kind: &str) -> &'static Value {
     static SCHEMAS: OnceLock<HashMap<&'static str, Value>> = OnceLock::new();
     let schemas = SCHEMAS.get_or_init(|| {
         Document::KINDS.iter().filter_map(|kind| kinds::schema_of(kind).map(|schema| (*kind, schema))).collect()
@@ -180,7 +192,11 @@ fn guess(text: &str) -> Option<(String, String)> {
     (Document::KINDS.contains(&kind.as_str()) && check::is_name(&name)).then_some((kind, name))
 }
 
-fn problem(file: &str, chunk: Chunk<'_>, subject: Option<String>, level: Level, fault: Fault) -> Problem {
+fn problem(file: &str, chunk: Option<Chunk<'_>>, subject: Option<String>, level: Level, fault: Fault) -> Problem {
+    let Some(chunk) = chunk else {
+        let path = fault.path.to_string();
+        return Problem { level, subject, path, ..Problem::file(file, fault.message, fault.help) };
+    };
     let at = yaml::locate(chunk.text, &fault.path, fault.at_key).unwrap_or_default();
     placed(file, chunk, subject, level, fault, at)
 }

@@ -64,9 +64,20 @@ impl Problem {
         crate::engine::ProblemView { subject, message: self.render(false, 120) }
     }
 
+    /// The problem on one line, without what it is about: where, what, and what to do.
+    pub fn brief(&self) -> String {
+        let at = if self.path.is_empty() { String::new() } else { format!("{}: ", self.path) };
+        let help = self.help.join("; ").replace('\n', " ");
+        let help = if help.is_empty() { help } else { format!(" ({help})") };
+        format!("{at}{}{help}", self.message.replace('\n', " "))
+    }
+
     /// `in Kind/name, spec.path[1]`, as far as known.
     fn place(&self) -> String {
         match (&self.subject, self.path.as_str()) {
+            // An object stands in no file: its name is said already.
+            (Some(subject), "") if *subject == self.file => String::new(),
+            (Some(subject), path) if *subject == self.file => format!("at {path}"),
             (Some(subject), "") => format!("in {subject}"),
             (Some(subject), path) => format!("in {subject}, {path}"),
             (None, _) => String::new(),

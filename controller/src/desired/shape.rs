@@ -63,6 +63,9 @@ fn judge(
             None => Some((mistyped("one word", value), vec![valid(&choices)])),
         };
     }
+    if let Some(beyond) = beyond(schema, value) {
+        return Some((beyond, Vec::new()));
+    }
     match (type_of(schema), &mut *value) {
         ("object", Value::Object(map)) => fields(root, schema, map, path, faults),
         ("array", Value::Array(items)) => {
@@ -89,6 +92,18 @@ fn judge(
         (wanted, other) => return Some(wrong_type(wanted, schema, other)),
     }
     None
+}
+
+/// What is said of a value that is larger than its bound.
+fn beyond(schema: &Value, value: &Value) -> Option<String> {
+    let (size, keyword, what) = match value {
+        Value::String(text) => (text.chars().count(), "maxLength", "characters"),
+        Value::Array(items) => (items.len(), "maxItems", "items"),
+        Value::Object(map) => (map.len(), "maxProperties", "keys"),
+        _ => return None,
+    };
+    let most = schema[keyword].as_u64()?;
+    (size as u64 > most).then(|| format!("{size} {what} are too many: at most {most}"))
 }
 
 fn fields(root: &Value, schema: &Value, map: &mut Map<String, Value>, path: &Path, faults: &mut Vec<Fault>) {
@@ -119,6 +134,37 @@ fn fields(root: &Value, schema: &Value, map: &mut Map<String, Value>, path: &Pat
         let about = describe(root, sub);
         let help = if about.is_empty() { Vec::new() } else { vec![format!("`{name}`: {about}")] };
         faults.push(Fault { path: path.with(name), at_key: true, message: format!("missing field `{name}`"), help });
+    }
+}
+
+/// Takes away every field that `schema` does not know, and notes where it stood: an object in a
+/// cluster may have been written for a newer version.
+pub fn prune(root: &Value, schema: &Value, value: &mut Value, path: &Path, unknown: &mut Vec<Path>) {
+    let schema = not_null(root, resolve(root, schema));
+    match value {
+        Value::Object(map) => {
+            let known = schema["properties"].as_object();
+            let free = schema.get("additionalProperties").filter(|extra| extra.is_object());
+            if known.is_none() && free.is_none() {
+                return;
+            }
+            map.retain(|key, field| match known.and_then(|known| known.get(key)).or(free) {
+                Some(inner) => {
+                    prune(root, inner, field, &path.with(&*key), unknown);
+                    true
+                }
+                None => {
+                    unknown.push(path.with(&*key));
+                    false
+                }
+            });
+        }
+        Value::Array(items) => {
+            for (i, item) in items.iter_mut().enumerate() {
+                prune(root, &schema["items"], item, &path.with(i), unknown);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tasuki_api::coverage::{Counts, Depth, Placement, TaskCoverage};
+use tasuki_api::coverage::{Counts, Depth, Placement, Reason, TaskCoverage};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// A handle on the running engine; cheap to clone.
@@ -26,6 +26,8 @@ pub struct View {
     pub tasks: Vec<TaskCoverage>,
     /// Every known cluster.
     pub clusters: Vec<ClusterView>,
+    /// Every monitor in force.
+    pub monitors: Vec<MonitorView>,
     /// Counts over everything.
     pub counts: Counts,
     /// Covered share of selected tasks now; absent where nothing is selected.
@@ -65,6 +67,34 @@ pub struct AgentTotals {
     pub without_priority: u64,
 }
 
+/// One monitor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MonitorView {
+    /// Its name.
+    pub name: String,
+    /// Tasks that it selects.
+    pub counts: Counts,
+    /// Why tasks are not covered, the most frequent first.
+    pub reasons: Vec<ReasonView>,
+    /// Covered tasks whose agent has another version than the wanted one.
+    pub outdated: u64,
+    /// The rollout under way; counts of several clusters are summed.
+    pub rollout: Option<RolloutView>,
+}
+
+/// How many tasks are not covered for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReasonView {
+    /// The reason.
+    pub reason: Reason,
+    /// How many tasks.
+    pub count: u64,
+    /// One of them.
+    pub example: String,
+}
+
 /// One cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -81,6 +111,9 @@ pub struct ClusterView {
     pub counts: Counts,
     /// The least depth of its covered tasks.
     pub depth: Option<Depth>,
+    /// The monitor that owns its nodes' agents.
+    #[serde(default)]
+    pub monitor: Option<String>,
     /// Wanted agent version.
     pub wanted_version: Option<String>,
     /// Agent versions that run, with how many tasks each covers.
@@ -90,7 +123,7 @@ pub struct ClusterView {
 }
 
 /// A rollout under way.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutView {
     /// Version that comes.

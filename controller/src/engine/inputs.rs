@@ -106,7 +106,10 @@ impl Source {
             .iter()
             .map(|problem| ProblemView {
                 subject: problem.subject.clone().unwrap_or_else(|| problem.file.clone()),
-                message: format!("{}:{}: {}", problem.file, problem.line, problem.message),
+                message: match problem.line {
+                    0 => problem.brief(),
+                    line => format!("{}:{line}: {}", problem.file, problem.message),
+                },
             })
             .collect();
         let mut passing = false;

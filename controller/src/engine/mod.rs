@@ -14,6 +14,7 @@ mod housekeeping;
 mod inputs;
 mod memories;
 mod minutes;
+mod monitors;
 mod plan;
 mod run;
 mod state;

@@ -29,9 +29,11 @@ pub fn build(known: &Knowledge, context: &Context, now: Timestamp) -> View {
     let missed = known.decider.memory().missed.keys().filter_map(explain);
     let tasks: Vec<TaskCoverage> = live.chain(missed).collect();
     let counts = known.decider.tally().counts(None);
+    let clusters = clusters(known, &tasks, now);
     View {
         at: Some(now),
-        clusters: clusters(known, &tasks, now),
+        monitors: super::monitors::monitors(known, &tasks, &clusters),
+        clusters,
         tasks,
         counts,
         live_ratio: counts.live_ratio(),
@@ -133,13 +135,15 @@ fn clusters(known: &Knowledge, tasks: &[TaskCoverage], now: Timestamp) -> Vec<Cl
             LaunchType::KubernetesVirtual,
         ];
         let monitor = launches.into_iter().find_map(|launch| desired.select_cluster(cluster, launch));
-        let wanted = monitor.and_then(|index| desired.monitors.get(index)).and_then(|m| m.spec.agent.as_ref());
+        let monitor = monitor.and_then(|index| desired.monitors.get(index));
+        let wanted = monitor.and_then(|m| m.spec.agent.as_ref());
         Some(ClusterView {
             arn: arn.to_string(),
             name: cluster.name.to_string(),
             placements: placements.get(&key).cloned().unwrap_or_default(),
             counts: tallies.get(arn).map(|tally| tally.counts(None)).unwrap_or_default(),
             depth: depths.get(&key).copied(),
+            monitor: monitor.map(|m| m.name.to_string()),
             wanted_version: wanted.map(|agent| agent.version.clone()),
             versions: versions.get(&key).into_iter().flatten().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
             rollout: rollouts.iter().find(|status| status.cluster == *arn).map(rollout_view),

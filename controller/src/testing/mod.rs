@@ -2,12 +2,14 @@
 //! process, and a small ECS behind it that keeps JSON as opaque as the real one.
 //!
 //! The local cloud (`e2e/cloud`) is what proves behaviour; this is for what it cannot do: cutting
-//! the wire between any two calls, and fields of tomorrow.
+//! the wire between any two calls, and fields of tomorrow. Beside it a small API server of Kubernetes.
 
+mod api_server;
 mod ecs;
 mod sqs;
 mod wire;
 
+pub use api_server::ApiServer;
 pub use ecs::{Ecs, arn, service};
 pub use sqs::Sqs;
 pub use wire::{Answer, Wire};

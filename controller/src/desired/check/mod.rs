@@ -1,6 +1,7 @@
 //! What a schema cannot say: formats, sums, references. One file per family of kinds.
 
 mod detection;
+mod kubernetes;
 mod monitor;
 mod scopes;
 mod set;

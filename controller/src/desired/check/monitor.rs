@@ -36,7 +36,14 @@ pub fn monitor(spec: &RuntimeMonitorSpec, report: &mut Report) {
             "the reason",
             "say why; it is shown wherever the exclusion is counted",
         );
-        matcher(at.with("matches"), &exclusion.matches, report);
+        let parts: Vec<&str> = exclusion.matches.split('/').collect();
+        if parts.len() < 2 || parts.contains(&"") {
+            report.error(
+                at.with("matches"),
+                format!("`{}` matches nothing", short(&exclusion.matches)),
+                "write CLUSTER/SERVICE, or CLUSTER/KIND/NAMESPACE/NAME; `*` and `?` are allowed",
+            );
+        }
     }
     for (name, delivery) in &spec.ecs.fargate.delivery_for {
         let at = at!["spec", "ecs", "fargate", "deliveryFor", name];
@@ -46,6 +53,7 @@ pub fn monitor(spec: &RuntimeMonitorSpec, report: &mut Report) {
             report.warning(at, format!("delivery is {word} anyway"), "");
         }
     }
+    super::kubernetes::pods(&spec.kubernetes, report);
     rollout(&spec.rollout, report);
 }
 

@@ -1,0 +1,208 @@
+//! The life of documents as objects: start, changes, status.
+
+use super::*;
+use crate::desired::parse;
+use crate::testing::ApiServer;
+use tasuki_api::desired::Document;
+
+const ROOT: &str = "/apis/tasuki.dev/v1alpha1";
+
+fn path(kind: &str, name: &str) -> String {
+    format!("{ROOT}/{}/{name}", crate::crds::plural(kind).unwrap())
+}
+
+fn object(kind: &str, spec: Value) -> Value {
+    json!({ "apiVersion": API_VERSION, "kind": kind, "metadata": {}, "spec": spec })
+}
+
+fn monitor(spec: Value) -> Value {
+    object("RuntimeMonitor", spec)
+}
+
+fn observing() -> Value {
+    monitor(json!({ "targets": { "kubernetes": {} } }))
+}
+
+fn accepted(object: &Value) -> &Value {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.and_then(|all| all.iter().find(|one| one["type"] == "Accepted")).unwrap_or(&Value::Null)
+}
+
+async fn until(receiver: &mut watch::Receiver<Arc<Loaded>>, good: impl Fn(&Loaded) -> bool) -> Arc<Loaded> {
+    receiver.wait_for(|loaded| good(loaded)).await.unwrap().clone()
+}
+
+fn names(loaded: &Loaded) -> Vec<String> {
+    loaded.documents.keys().map(|(kind, name)| format!("{kind}/{name}")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_is_in_force_at_start_and_a_bad_object_is_told_the_words_of_check() {
+    let server = ApiServer::new();
+    let bad = json!({ "mode": "Enforce", "rollout": { "waves": [{ "name": "a", "take": "50%" }] } });
+    server.put(&path("RuntimeMonitor", "good"), observing());
+    server.put(&path("RuntimeMonitor", "bad"), monitor(bad.clone()));
+    server.put(&path("RuntimeMonitor", "worse"), json!({ "metadata": {}, "spec": "no mapping" }));
+    server.put(&path("AwsScope", "prod"), object("AwsScope", json!({ "regions": ["eu-west-1"] })));
+    let (receiver, _task) = follow(server.client(), Options::default()).await;
+    let loaded = receiver.borrow().clone();
+    assert_eq!(names(&loaded), ["AwsScope/prod", "RuntimeMonitor/good"]);
+    assert_eq!(loaded.origins.len(), 4);
+    assert!(
+        loaded.problems.iter().all(|problem| problem.file == problem.subject.clone().unwrap() && problem.line == 0)
+    );
+
+    let said = server.until(&path("RuntimeMonitor", "bad"), |object| !accepted(object).is_null()).await;
+    let said = accepted(&said);
+    assert_eq!(
+        (&said["status"], &said["reason"], &said["observedGeneration"]),
+        (&"False".into(), &"Refused".into(), &1.into())
+    );
+    let text = format!("apiVersion: {API_VERSION}\nkind: RuntimeMonitor\nmetadata: {{ name: bad }}\nspec: {bad}\n");
+    let (parsed, _) = parse("bad.yaml", &text);
+    assert!(parsed[0].problems.len() > 2, "{:?}", parsed[0].problems);
+    for problem in &parsed[0].problems {
+        assert!(said["message"].as_str().unwrap().contains(&problem.message), "{} in {said}", problem.message);
+    }
+    let worse = server.until(&path("RuntimeMonitor", "worse"), |object| !accepted(object).is_null()).await;
+    assert!(accepted(&worse)["message"].as_str().unwrap().contains("expected a mapping"), "{worse}");
+    let good = server.until(&path("RuntimeMonitor", "good"), |object| !accepted(object).is_null()).await;
+    assert_eq!((&accepted(&good)["status"], &good["status"]["observedGeneration"]), (&"True".into(), &1.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_good_version_stays_in_force_until_it_is_good_again_or_gone() {
+    let server = ApiServer::new();
+    let at = path("RuntimeMonitor", "prod");
+    server.put(&at, observing());
+    let (mut receiver, _task) = follow(server.client(), Options::default()).await;
+    let first = server.until(&at, |object| accepted(object)["status"] == "True").await;
+    let hash = receiver.borrow().hash.clone();
+
+    server.put(&at, monitor(json!({ "mode": "Enforce" })));
+    let loaded = until(&mut receiver, Loaded::has_errors).await;
+    assert_eq!((names(&loaded), &loaded.hash), (vec!["RuntimeMonitor/prod".to_owned()], &hash));
+    assert_eq!(loaded.origins.values().next().unwrap().generation, 2);
+    let refused = server.until(&at, |object| accepted(object)["status"] == "False").await;
+    assert_eq!(refused["status"]["observedGeneration"], 2);
+    assert!(accepted(&refused)["message"].as_str().unwrap().ends_with("the last good version stays in force"));
+
+    server.put(&at, monitor(json!({ "targets": { "kubernetes": {} }, "priority": 7 })));
+    let loaded = until(&mut receiver, |loaded| !loaded.has_errors()).await;
+    assert!(loaded.hash != hash && loaded.held.is_empty());
+    let good = server.until(&at, |object| accepted(object)["status"] == "True").await;
+    assert_eq!(good["status"]["observedGeneration"], 3);
+    assert!(accepted(&first)["lastTransitionTime"].is_string());
+
+    server.put(&at, monitor(json!({ "mode": "Enforce" })));
+    until(&mut receiver, Loaded::has_errors).await;
+    server.delete(&at);
+    let loaded = until(&mut receiver, |loaded| loaded.documents.is_empty()).await;
+    assert!(loaded.problems.is_empty() && loaded.origins.is_empty(), "{:?}", loaded.problems);
+    // A new object of the same name has no good version before it.
+    server.put(&at, monitor(json!({ "mode": "Enforce" })));
+    let loaded = until(&mut receiver, Loaded::has_errors).await;
+    assert!(loaded.documents.is_empty());
+    let nothing = server.until(&at, |object| accepted(object)["status"] == "False").await;
+    assert!(accepted(&nothing)["message"].as_str().unwrap().ends_with("nothing of it is in force"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_is_written_only_where_it_changed_and_again_where_it_failed() {
+    let server = ApiServer::new();
+    let at = path("ThreatList", "miners");
+    let list =
+        |entry: &str| object("ThreatList", json!({ "verdict": "Threat", "entity": "Domain", "inline": [entry] }));
+    server.put(&at, list("a.example.test"));
+    server.set_failing(Some(503));
+    let (mut receiver, task) = follow(server.client(), Options::default()).await;
+    while server.writes().is_empty() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    server.set_failing(None);
+    let first = server.until(&at, |object| accepted(object)["status"] == "True").await;
+    let written = server.writes().len();
+    let hash = receiver.borrow().hash.clone();
+
+    server.put(&at, list("b.example.test"));
+    until(&mut receiver, |loaded| loaded.hash != hash).await;
+    let second = server.until(&at, |object| object["status"]["observedGeneration"] == 2).await;
+    assert_eq!(accepted(&first)["lastTransitionTime"], accepted(&second)["lastTransitionTime"]);
+    assert_eq!(server.writes().len(), written + 1);
+    assert!(server.writes().iter().all(|(what, _)| *what == format!("PATCH {at}/status")));
+
+    // The next process finds everything said.
+    task.abort();
+    let (_receiver, _task) = follow(server.client(), Options::default()).await;
+    server.put(&path("ThreatList", "other"), list("not a domain"));
+    server.until(&path("ThreatList", "other"), |object| accepted(object)["status"] == "False").await;
+    assert_eq!(server.writes().len(), written + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fields_of_a_newer_version_are_left_out_and_named() {
+    let server = ApiServer::new();
+    let at = path("RuntimeMonitor", "new");
+    server.put(
+        &at,
+        monitor(json!({ "targets": { "kubernetes": {}, "nomad": {} }, "rollout": { "waves": [{ "name": "all", "take": "100%", "pace": 3 }] } })),
+    );
+    let (receiver, _task) = follow(server.client(), Options::default()).await;
+    let loaded = receiver.borrow().clone();
+    let Some(Document::RuntimeMonitor(document)) = loaded.documents.values().next().map(|d| &**d) else { panic!() };
+    assert_eq!(document.spec.rollout.waves.len(), 1);
+    let said = server.until(&at, |object| !accepted(object).is_null()).await;
+    assert_eq!((&accepted(&said)["status"], &accepted(&said)["reason"]), (&"True".into(), &"Warnings".into()));
+    let message = accepted(&said)["message"].as_str().unwrap();
+    assert!(message.contains("spec.targets.nomad, spec.rollout.waves[0].pace"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_definitions_are_waited_for() {
+    let server = ApiServer::new();
+    server.put(&path("RuntimeMonitor", "prod"), observing());
+    server.set_absent(&format!("{ROOT}/suppressions"), true);
+    let started = tokio::spawn(follow(server.client(), Options::default()));
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(!started.is_finished());
+    server.set_absent(&format!("{ROOT}/suppressions"), false);
+    let (receiver, _task) = started.await.unwrap();
+    assert_eq!(names(&receiver.borrow()), ["RuntimeMonitor/prod"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_monitor_is_made_where_there_is_none_and_only_then() {
+    let server = ApiServer::new();
+    let options = Options { default_monitor: true, cluster: "self".to_owned() };
+    let (receiver, task) = follow(server.client(), options.clone()).await;
+    assert_eq!(names(&receiver.borrow()), ["RuntimeMonitor/default"]);
+    let made = server.get(&path("RuntimeMonitor", "default")).unwrap();
+    assert_eq!(made["spec"]["mode"], "Observe");
+    assert!(receiver.borrow().problems.is_empty(), "{:?}", receiver.borrow().problems);
+    task.abort();
+
+    server.delete(&path("RuntimeMonitor", "default"));
+    server.put(&path("RuntimeMonitor", "mine"), observing());
+    let (receiver, _task) = follow(server.client(), options).await;
+    assert_eq!(names(&receiver.borrow()), ["RuntimeMonitor/mine"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freeze_is_known_at_start_and_followed() {
+    let server = ApiServer::new();
+    let client = server.client();
+    freeze::set(&client, "tasuki-system", true).await.unwrap();
+    let (mut frozen, _task) = freeze::follow(client.clone(), "tasuki-system").await;
+    assert!(*frozen.borrow());
+    freeze::set(&client, "tasuki-system", false).await.unwrap();
+    frozen.wait_for(|frozen| !frozen).await.unwrap();
+    server.put(
+        "/api/v1/namespaces/tasuki-system/configmaps/tasuki-freeze",
+        json!({ "metadata": {}, "data": { "frozen": "True" } }),
+    );
+    frozen.wait_for(|frozen| *frozen).await.unwrap();
+    server.delete("/api/v1/namespaces/tasuki-system/configmaps/tasuki-freeze");
+    frozen.wait_for(|frozen| !frozen).await.unwrap();
+    let (frozen, _task) = freeze::follow(client, "tasuki-system").await;
+    assert!(!*frozen.borrow());
+}
