@@ -122,6 +122,7 @@ impl Controller {
             policies: policies.clone(),
             changes: changes.clone(),
             http: http.clone(),
+            reviewer: None,
         };
         let gateway = Gateway::start(surroundings.gateway, parts).await.context("the gateway cannot start")?;
         let gateway = Arc::new(gateway);

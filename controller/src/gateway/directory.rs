@@ -6,7 +6,7 @@ use tasuki_api::agent::AgentKind;
 use tasuki_api::desired::IdentityChoice;
 use tasuki_core::fleet::{Str, Task};
 
-/// What ECS and the desired state say about one task.
+/// What ECS or Kubernetes, and the desired state, say about one task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Known {
     /// The task.
@@ -21,7 +21,7 @@ pub struct Known {
     /// Image digests that an agent here may run: the wanted one, those that it is rolled from and
     /// to, each as index and as the images that the index names.
     pub approved_digests: Arc<[Str]>,
-    /// The task's role.
+    /// The task's role; [`TaskRole::None`] for pods.
     pub role: TaskRole,
     /// How an agent here proves whose agent it is.
     pub identity: IdentityChoice,
@@ -38,7 +38,7 @@ pub enum TaskRole {
     Unknown,
 }
 
-/// ECS could not be asked.
+/// ECS or Kubernetes could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[error("the fleet could not be refreshed for {task}")]
 pub struct DirectoryError {
@@ -51,16 +51,16 @@ pub struct DirectoryError {
 
 /// What the gateway may ask about the fleet.
 ///
-/// *Guarantees wanted*: answers come from ECS, never from an agent. A task that ended less than an
+/// *Guarantees wanted*: answers come from ECS or Kubernetes, never from an agent. A task that ended less than an
 /// hour ago is still known, as findings about it may arrive late.
 pub trait Directory: Send + Sync + 'static {
     /// The task as the fleet has it now; no I/O.
     fn task(&self, arn: &str) -> Option<Known>;
 
     /// The task as ECS says now: callers are gathered into one DescribeTasks per cluster and
-    /// moment. `None` where ECS does not know it.
+    /// moment. For a pod one GET, or what the watch has. `None` where there is no such task.
     fn refresh<'a>(&'a self, arn: &'a str) -> BoxFuture<'a, Result<Option<Known>, DirectoryError>>;
 
-    /// The tasks on a container instance, those that ended less than an hour ago too; no I/O.
+    /// The tasks on a node (a container instance, or `k8s/CLUSTER/node/NAME`), those that ended less than an hour ago too; no I/O.
     fn tasks_on(&self, node: &str) -> Vec<Arc<Task>>;
 }

@@ -1,11 +1,12 @@
-//! Enrolment: nonce, signature, evidence, address, the role's signature, and the pin.
+//! Enrolment: nonce, signature, evidence, address, the role's signature or the pod's token, and the pin.
 //!
 //! *Expected flow*: see docs/concepts/identity.md. *Guarantees*: what an agent says is only ever
-//! compared with what ECS and STS say; nothing of it is kept but its key. *Assumptions*: the
-//! directory answers from ECS.
+//! compared with what ECS and STS, or Kubernetes, say; nothing of it is kept but its key.
+//! *Assumptions*: the directory answers from them.
 
 use super::directory::{Known, TaskRole};
 use super::evidence::{self, shown};
+use super::pods;
 use super::policy::sha256_hex;
 use super::refuse::{Code, Refused};
 use super::sessions::{NewSession, Session};
@@ -19,6 +20,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tasuki_api::agent::{AgentKind, Enrollment, Identity, enrollment_text};
 use tasuki_api::desired::IdentityChoice;
+use tasuki_api::kubernetes::PodName;
 
 /// Enrols an agent that calls from `source`.
 pub(super) async fn enroll(inner: &Inner, body: &[u8], source: IpAddr) -> Result<Arc<Session>, Refused> {
@@ -40,45 +42,89 @@ pub(super) async fn enroll(inner: &Inner, body: &[u8], source: IpAddr) -> Result
     UnparsedPublicKey::new(&ED25519, &key)
         .verify(enrollment_text(&enrollment.identity).as_bytes(), &signature)
         .map_err(|_| Refused::new(Code::SignatureInvalid, "the identity is not signed by the key that it names"))?;
-    let arn = TaskArn::parse(&identity.task).ok_or_else(|| malformed("the task is not an ECS task ARN"))?;
+    let subject = Subject::parse(&identity.task)
+        .ok_or_else(|| malformed("the task is neither an ECS task's ARN nor a pod's name"))?;
+    // Each kind of proof goes to its own judge only.
+    match subject {
+        Subject::Task(_) if identity.token.is_some() => {
+            let message = "an ECS task proves itself by its role, never by a pod's token";
+            return Err(Refused::new(Code::TokenNotAcceptable, message));
+        }
+        Subject::Pod(_) if enrollment.sts.is_some() => {
+            let message = "a pod proves itself by its token, never by a signature for STS";
+            return Err(Refused::new(Code::SignatureNotAcceptable, message));
+        }
+        Subject::Task(_) => {}
+        // Before anything is asked about it: where there is no Kubernetes, there are no pods.
+        Subject::Pod(_) => drop(pods::accepted(inner)?),
+    }
 
-    let known = evident(inner, &identity).await?;
-    let runtime_id = evidence::check(&identity, &known)?.runtime_id.clone();
+    let known = evident(inner, subject, &identity).await?;
+    let runtime_id = subject.check(&identity, &known)?;
     let address = evidence::address(&known, source);
-    let signed = match wanted_role(&known)? {
-        None => false,
-        Some(role) => {
-            let presigned = enrollment.sts.as_ref().ok_or_else(|| {
-                Refused::new(
-                    Code::SignatureMissing,
-                    format!("the task has role {role}, which must sign; see identity in the monitor"),
-                )
-            })?;
-            let key_hash = sha256_hex(&key);
-            let proof = Proof { gateway: &inner.id, nonce: &identity.nonce, key_hash: &key_hash };
-            inner.sts.check(presigned, arn, &role, proof, now).await?;
+    let signed = match subject {
+        Subject::Pod(pod) => {
+            pods::prove(inner, pod, identity.token.as_deref(), &known).await?;
             true
         }
+        Subject::Task(arn) => match wanted_role(&known)? {
+            None => false,
+            Some(role) => {
+                let presigned = enrollment.sts.as_ref().ok_or_else(|| {
+                    Refused::new(
+                        Code::SignatureMissing,
+                        format!("the task has role {role}, which must sign; see identity in the monitor"),
+                    )
+                })?;
+                let key_hash = sha256_hex(&key);
+                let proof = Proof { gateway: &inner.id, nonce: &identity.nonce, key_hash: &key_hash };
+                inner.sts.check(presigned, arn, &role, proof, now).await?;
+                true
+            }
+        },
     };
     let session = pin(inner, &identity, known, runtime_id, key, address, signed).await?;
     tracing::info!(task = %session.task(), kind = ?session.kind, signed, address = ?address, "agent enrolled");
     Ok(session)
 }
 
-/// What is known of the task: as the fleet has it where that fits, else as ECS says now.
-async fn evident(inner: &Inner, identity: &Identity) -> Result<Known, Refused> {
+/// Whose agent it says it is.
+#[derive(Clone, Copy)]
+enum Subject<'a> {
+    Task(TaskArn<'a>),
+    Pod(PodName<'a>),
+}
+
+impl<'a> Subject<'a> {
+    fn parse(task: &'a str) -> Option<Self> {
+        PodName::parse(task).map(Self::Pod).or_else(|| TaskArn::parse(task).map(Self::Task))
+    }
+
+    /// The first check; gives the runtime id of the agent's own container.
+    fn check(self, identity: &Identity, known: &Known) -> Result<String, Refused> {
+        match self {
+            Self::Task(_) => evidence::check(identity, known).map(|own| own.runtime_id.clone()),
+            Self::Pod(_) => pods::check(identity, known),
+        }
+    }
+}
+
+/// What is known of the task: as the fleet has it where that fits, else as ECS or Kubernetes says now.
+async fn evident(inner: &Inner, subject: Subject<'_>, identity: &Identity) -> Result<Known, Refused> {
     if let Some(known) = inner.directory.task(&identity.task)
         && known.role != TaskRole::Unknown
-        && evidence::check(identity, &known).is_ok()
+        && subject.check(identity, &known).is_ok()
     {
         return Ok(known);
     }
     let refreshed = inner.directory.refresh(&identity.task).await.map_err(|error| {
         tracing::warn!(%error, cause = %error.source, "the fleet could not be refreshed for an enrolment");
-        Refused::busy("ECS")
+        Refused::busy(match subject {
+            Subject::Task(_) => "ECS",
+            Subject::Pod(_) => "the Kubernetes API server",
+        })
     })?;
-    refreshed
-        .ok_or_else(|| Refused::new(Code::TaskUnknown, format!("ECS does not know task {}", shown(&identity.task))))
+    refreshed.ok_or_else(|| Refused::new(Code::TaskUnknown, format!("no such task: {}", shown(&identity.task))))
 }
 
 /// The role that must sign; `None` where no signature is wanted.

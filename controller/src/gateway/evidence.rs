@@ -1,11 +1,12 @@
-//! The first check: what the agent knows of its task is what ECS knows of it. Pure.
+//! The first check: what the agent knows of its task is what ECS knows of it. Pure. The part that pods
+//! share with ECS tasks is [`standing`] and [`approved`].
 
 use super::directory::Known;
 use super::refuse::{Code, Refused};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tasuki_api::agent::{ContainerEvidence, Identity};
-use tasuki_core::fleet::TaskStatus;
+use tasuki_core::fleet::{Container, TaskStatus};
 
 /// Containers that AWS itself adds and that one side may not list.
 const FOREIGN_CONTAINERS: &str = "aws-guardduty-agent";
@@ -31,19 +32,8 @@ pub fn address(known: &Known, source: IpAddr) -> Address {
 /// Checks an identity against what is known of its task; gives the runtime id of the agent's
 /// own container.
 pub fn check<'a>(identity: &'a Identity, known: &Known) -> Result<&'a ContainerEvidence, Refused> {
+    standing(identity, known)?;
     let task = &known.task;
-    if task.status >= TaskStatus::Stopped {
-        return Err(Refused::new(Code::TaskStopped, format!("task {} has stopped", task.arn)));
-    }
-    if identity.kind != known.kind {
-        let message = format!("an agent in task {} speaks as {:?}, not as {:?}", task.arn, known.kind, identity.kind);
-        return Err(Refused::new(Code::KindNotAllowed, message));
-    }
-    if *identity.container != *known.agent_container {
-        let message =
-            format!("the agent's container is `{}`, not `{}`", known.agent_container, shown(&identity.container));
-        return Err(Refused::new(Code::ContainerNotAgent, message));
-    }
     let claimed: BTreeSet<(&str, &str)> = identity
         .containers
         .iter()
@@ -79,12 +69,39 @@ pub fn check<'a>(identity: &'a Identity, known: &Known) -> Result<&'a ContainerE
     else {
         return Err(mismatch(known, "the agent's own container is not among them"));
     };
+    approved(own, known)?;
+    Ok(evidence)
+}
+
+/// Whether an agent may be here at all: the task runs, and has an agent of this kind by this name.
+pub fn standing(identity: &Identity, known: &Known) -> Result<(), Refused> {
+    let task = &known.task;
+    if task.status >= TaskStatus::Stopped {
+        return Err(Refused::new(Code::TaskStopped, format!("task {} has stopped", task.arn)));
+    }
+    if identity.kind != known.kind {
+        let message = format!("an agent in task {} speaks as {:?}, not as {:?}", task.arn, known.kind, identity.kind);
+        return Err(Refused::new(Code::KindNotAllowed, message));
+    }
+    if *identity.container != *known.agent_container {
+        let message =
+            format!("the agent's container is `{}`, not `{}`", known.agent_container, shown(&identity.container));
+        return Err(Refused::new(Code::ContainerNotAgent, message));
+    }
+    Ok(())
+}
+
+/// Whether the agent's container runs an image that a monitor approves.
+pub fn approved(own: &Container, known: &Known) -> Result<(), Refused> {
     match &own.image_digest {
-        None => Err(Refused::new(Code::EvidencePending, "ECS does not know the agent's image digest yet")),
-        Some(digest) if known.approved_digests.contains(digest) => Ok(evidence),
+        None => Err(Refused::new(Code::EvidencePending, "the digest of the agent's image is not known yet")),
+        Some(digest) if known.approved_digests.contains(digest) => Ok(()),
         Some(digest) => Err(Refused::new(
             Code::ImageNotApproved,
-            format!("container `{}` of task {} runs {digest}, which no monitor approves here", own.name, task.arn),
+            format!(
+                "container `{}` of task {} runs {digest}, which no monitor approves here",
+                own.name, known.task.arn
+            ),
         )),
     }
 }

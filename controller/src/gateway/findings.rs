@@ -1,33 +1,26 @@
-//! Findings: stamped with where they happened, as ECS says, then stored, then receipted.
+//! Findings: stamped with where they happened, as ECS or Kubernetes says, then stored, then receipted.
 //!
-//! *Guarantees*: no field of `resource` comes from the agent; an id is in the receipt only after the
-//! store has committed it. *Caveats*: a finding whose container ECS does not know yet is in
-//! neither list of the receipt; the agent sends it again.
+//! *Guarantees*: no field of `resource` comes from the agent, but for one id (place.rs); an id is in the
+//! receipt only after the store has committed it. *Caveats*: a finding whose container ECS does not
+//! know yet is in neither list of the receipt; the agent sends it again.
 
+use super::Inner;
 use super::directory::Known;
 use super::evidence::shown;
+use super::place::{Place, place};
 use super::refuse::{Code, Refused};
 use super::sessions::Session;
-use super::{Inner, sts::TaskArn};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 use std::time::Instant;
 use tasuki_api::agent::{AgentKind, FindingBatch, FindingReceipt, RefusedFinding};
-use tasuki_api::finding::{Container, Finding, Resource};
-use tasuki_core::fleet::{LaunchType, Task};
+use tasuki_api::finding::Finding;
+use tasuki_core::fleet::Task;
 
 /// Findings in one batch, as the protocol says.
 const BATCH: usize = 100;
 /// Largest finding, bytes of JSON. The agent caps its texts far below.
 const FINDING_LIMIT: usize = 64 << 10;
-
-/// Where a finding happened, or why it cannot be taken.
-#[derive(Debug, PartialEq)]
-enum Place {
-    At(Box<Resource>),
-    Foreign(&'static str),
-    NotYet,
-}
 
 /// Takes a batch of findings.
 pub(super) async fn take(inner: &Inner, session: &Session, body: &[u8]) -> Result<FindingReceipt, Refused> {
@@ -41,7 +34,7 @@ pub(super) async fn take(inner: &Inner, session: &Session, body: &[u8]) -> Resul
     // A finding may tell of the task's own end, so a stopped task is no reason to refuse it.
     let mut known = inner.directory.task(session.task()).unwrap_or_else(|| session.enrolled.clone());
     let mut tasks = allowed(inner, session, &known);
-    let unknown = |f: &Finding, tasks: &[Arc<Task>]| place(f, session.kind, &known, tasks) == Place::NotYet;
+    let unknown = |f: &Finding, tasks: &[Arc<Task>]| place(f, session.kind, &known, tasks, now) == Place::NotYet;
     let mut settled = true;
     if batch.findings.iter().any(|finding| unknown(finding, &tasks)) {
         settled = session.may_refresh(Instant::now());
@@ -53,10 +46,10 @@ pub(super) async fn take(inner: &Inner, session: &Session, body: &[u8]) -> Resul
     let mut receipt = FindingReceipt::default();
     let mut rows = Vec::with_capacity(batch.findings.len());
     for mut finding in batch.findings {
-        let refusal = match (unacceptable(&finding), place(&finding, session.kind, &known, &tasks)) {
+        let refusal = match (unacceptable(&finding), place(&finding, session.kind, &known, &tasks, now)) {
             (Some(reason), _) | (None, Place::Foreign(reason)) => Some(reason),
             (None, Place::NotYet) if settled => Some("ForeignContainer: no such container where this agent may look"),
-            (None, Place::NotYet) => continue,
+            (None, Place::NotYet | Place::Later) => continue,
             (None, Place::At(resource)) => {
                 finding.resource = *resource;
                 None
@@ -112,70 +105,4 @@ fn not_later(finding: &mut Finding, now: Timestamp) {
         finding.last_seen = now;
     }
     finding.first_seen = finding.first_seen.min(finding.last_seen);
-}
-
-/// Finds out where a finding happened. What the agent claims is only looked up, never copied.
-fn place(finding: &Finding, kind: AgentKind, own: &Known, tasks: &[Arc<Task>]) -> Place {
-    let claim = &finding.resource;
-    let claimed = match &claim.task {
-        None => None,
-        Some(arn) => match tasks.iter().find(|task| *task.arn == **arn) {
-            Some(task) => Some(task),
-            None => return Place::Foreign("ForeignTask: this agent may not speak for that task"),
-        },
-    };
-    let id = claim.container.as_ref().map(|container| container.id.as_str()).filter(|id| !id.is_empty());
-    if let Some(id) = id {
-        let owner = tasks.iter().find(|task| task.containers.iter().any(|c| c.runtime_id.as_deref() == Some(id)));
-        return match (owner, claimed) {
-            (Some(owner), Some(claimed)) if owner.arn != claimed.arn => {
-                Place::Foreign("ForeignContainer: the container is another task's")
-            }
-            (Some(owner), _) => Place::At(Box::new(stamp(owner, Some(id)))),
-            // A container on the node that ECS did not start: the finding is the node's.
-            (None, None) if kind == AgentKind::Node => Place::At(Box::new(node(&own.task))),
-            (None, _) => Place::NotYet,
-        };
-    }
-    Place::At(Box::new(match (claimed, kind) {
-        (Some(task), _) => stamp(task, None),
-        (None, AgentKind::Sidecar) => stamp(&own.task, None),
-        (None, AgentKind::Node) => node(&own.task),
-    }))
-}
-
-fn stamp(task: &Task, runtime_id: Option<&str>) -> Resource {
-    let container = task.containers.iter().find(|c| runtime_id.is_some() && c.runtime_id.as_deref() == runtime_id);
-    Resource {
-        service: task.service_name().map(str::to_owned),
-        task_definition: Some(task.definition.to_string()),
-        task: Some(task.arn.to_string()),
-        container: container.map(|c| Container {
-            name: c.name.to_string(),
-            id: runtime_id.unwrap_or_default().to_owned(),
-            image: Some(c.image.to_string()),
-            image_digest: c.image_digest.as_deref().map(str::to_owned),
-        }),
-        ..node(task)
-    }
-}
-
-/// What is known of the place without a task.
-fn node(task: &Task) -> Resource {
-    let arn = TaskArn::parse(&task.arn);
-    let launch = match task.launch {
-        LaunchType::Fargate => "FARGATE",
-        LaunchType::Ec2 => "EC2",
-        LaunchType::External => "EXTERNAL",
-        LaunchType::ManagedInstances => "MANAGED_INSTANCES",
-        LaunchType::Kubernetes | LaunchType::KubernetesVirtual => "KUBERNETES",
-    };
-    Resource {
-        account: arn.map(|arn| arn.account.to_owned()),
-        region: arn.map(|arn| arn.region.to_owned()),
-        cluster: Some(task.cluster.to_string()),
-        launch_type: Some(launch.to_owned()),
-        node: task.node.as_deref().map(str::to_owned),
-        ..Resource::default()
-    }
 }

@@ -1,6 +1,7 @@
 //! Heartbeats: cut down to what the agent may speak for, then handed to the engine.
 
 use super::evidence::{Address, shown};
+use super::pods;
 use super::refuse::{Code, Refused};
 use super::sessions::Session;
 use super::{Inner, directory::Known};
@@ -26,7 +27,17 @@ pub(super) async fn take(inner: &Inner, session: &Session, body: &[u8]) -> Resul
         AgentKind::Node => {
             let tasks = node.as_deref().map(|node| inner.directory.tasks_on(node)).unwrap_or_default();
             let here: BTreeSet<&str> = tasks.iter().map(|task| &*task.arn).collect();
-            heartbeat.tasks.retain(|task| here.contains(task.as_str()) || *task == *known.task.arn);
+            heartbeat.tasks.retain_mut(|task| {
+                if here.contains(task.as_str()) || *task == *known.task.arn {
+                    return true;
+                }
+                // A static pod has another name on its node.
+                let same = pods::named(&tasks, task);
+                same.is_some_and(|same| {
+                    *task = same.arn.to_string();
+                    true
+                })
+            });
         }
     }
     inner.tally.add("ForeignTask", u64::try_from(claimed - heartbeat.tasks.len()).unwrap_or(0));

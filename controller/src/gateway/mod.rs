@@ -1,7 +1,7 @@
 //! What agents talk to: authentication, policy, heartbeats, findings.
 //!
 //! ```text
-//!  door (limits, proxy protocol, TLS) ─▶ routes ─▶ enroll ─▶ evidence · sts · pin ─▶ session
+//!  door (limits, proxy protocol, TLS) ─▶ routes ─▶ enroll ─▶ evidence · sts or token · pin ─▶ session
 //!                                          ├─────▶ heartbeat ─▶ Change::Agent ─▶ engine
 //!                                          ├─────▶ findings ─▶ stamp ─▶ suppress ─▶ store
 //!                                          └─────▶ policy
@@ -16,22 +16,29 @@ mod enroll;
 pub mod evidence;
 mod findings;
 mod heartbeat;
+mod keys;
 mod limits;
 mod listen;
 mod nonces;
+mod place;
+mod pods;
 mod policy;
 mod refuse;
 mod routes;
 mod sessions;
 mod sts;
 mod tls;
+mod tokens;
 
 pub use directory::{Directory, DirectoryError, Known, TaskRole};
+pub use keys::{KeysError, KeysFrom, keep_keys};
 pub use limits::Limits;
+pub use pods::AgentPods;
 pub use policy::{Bundle, PolicyError, PolicyStore};
 pub use refuse::Code;
 pub use sts::StsEndpoint;
 pub use tls::{Authority, Certificate};
+pub use tokens::{ApiReviewer, ReviewError, Reviewed, TokenReviewer};
 
 use crate::cidr::Cidr;
 use crate::http::{Http, HttpError};
@@ -82,6 +89,8 @@ pub struct Config {
     pub node_heartbeat_seconds: u64,
     /// Seconds between heartbeats of a sidecar.
     pub sidecar_heartbeat_seconds: u64,
+    /// Where Tasuki's agents run in Kubernetes.
+    pub agent_pods: AgentPods,
     /// Wall clock.
     pub clock: Clock,
 }
@@ -97,6 +106,7 @@ impl Config {
             limits: Limits::default(),
             node_heartbeat_seconds: NODE_HEARTBEAT_SECONDS,
             sidecar_heartbeat_seconds: SIDECAR_HEARTBEAT_SECONDS,
+            agent_pods: AgentPods::default(),
             clock: Arc::new(Timestamp::now),
         }
     }
@@ -106,7 +116,7 @@ impl Config {
 pub struct Parts {
     /// Keeps findings, keys and settings.
     pub store: Store,
-    /// What ECS says.
+    /// What ECS and Kubernetes say.
     pub directory: Arc<dyn Directory>,
     /// Policies; [`PolicyStore::update`] puts new ones into force.
     pub policies: Arc<PolicyStore>,
@@ -114,6 +124,8 @@ pub struct Parts {
     pub changes: mpsc::Sender<Change>,
     /// For STS.
     pub http: Http,
+    /// Looks at pods' tokens; `None` where there is no Kubernetes, and pods are refused.
+    pub reviewer: Option<Arc<dyn TokenReviewer>>,
 }
 
 /// Why the gateway cannot start.
@@ -158,6 +170,8 @@ struct Inner {
     policies: Arc<PolicyStore>,
     changes: mpsc::Sender<Change>,
     sts: Sts,
+    reviewer: Option<Arc<dyn TokenReviewer>>,
+    agent_pods: AgentPods,
     nonces: Nonces,
     sessions: Sessions,
     buckets: Buckets,
@@ -216,6 +230,8 @@ impl Gateway {
             policies: parts.policies,
             changes: parts.changes,
             sts: Sts::new(parts.http, config.sts),
+            reviewer: parts.reviewer,
+            agent_pods: config.agent_pods,
             nonces: Nonces::new(limits.sessions),
             sessions: Sessions::new(limits.sessions),
             buckets: Buckets::new(limits.requests_per_second, limits.burst, limits.sessions),
@@ -288,7 +304,7 @@ impl Gateway {
     }
 
     /// How the agent of a task proved who it is: whether it came from the task's own address, and whether
-    /// the task's role signed. `None` where it has no session here.
+    /// the task's role signed or the pod's token was taken. `None` where it has no session here.
     pub fn identity(&self, task: &str) -> Option<(evidence::Address, bool)> {
         self.inner.sessions.of_task(task).map(|session| (session.address, session.signed))
     }

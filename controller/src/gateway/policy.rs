@@ -127,6 +127,13 @@ impl PolicyStore {
     }
 }
 
+/// Where the store knows no serial, the next one is greater than `serial`.
+pub(super) async fn begin_serial_at(store: &Store, serial: u64) -> Result<(), PolicyError> {
+    let begun = serde_json::to_string(&Serial { serial, content: String::new() })?;
+    store.setting_or_insert(POLICY_SERIAL, &begun).await?;
+    Ok(())
+}
+
 fn contents(documents: &[Document]) -> Content<'_> {
     let mut custom: Vec<(&str, DetectionRuleSpec)> = Vec::new();
     let mut lists: Vec<(&str, ThreatListSpec)> = Vec::new();

@@ -39,7 +39,7 @@ codes! {
     TooSlow = REQUEST_TIMEOUT;
     /// This address or session asks too often.
     TooManyRequests = TOO_MANY_REQUESTS;
-    /// Something that the answer needs (engine, store, ECS, STS) is not there right now.
+    /// Something that the answer needs (engine, store, ECS, STS, Kubernetes) is not there right now.
     Busy = SERVICE_UNAVAILABLE;
     /// No such path.
     NotFound = NOT_FOUND;
@@ -51,7 +51,7 @@ codes! {
     SessionUnknown = UNAUTHORIZED, enroll;
     /// The sequence number is not greater than the last one.
     SequenceReplayed = CONFLICT;
-    /// ECS does not know the task.
+    /// ECS or Kubernetes does not know the task.
     TaskUnknown = FORBIDDEN;
     /// The task has stopped.
     TaskStopped = FORBIDDEN;
@@ -59,7 +59,8 @@ codes! {
     ContainerNotAgent = FORBIDDEN;
     /// The agent's container runs an image that no monitor approves here.
     ImageNotApproved = FORBIDDEN;
-    /// ECS does not know the runtime ids yet that the agent gives, or knows more; it may in a moment.
+    /// ECS does not know the runtime ids yet that the agent gives, or knows more, or Kubernetes does not
+    /// show the agent's container yet; it may in a moment.
     EvidencePending = TOO_EARLY;
     /// The containers are not this task's.
     EvidenceMismatch = FORBIDDEN;
@@ -73,6 +74,20 @@ codes! {
     SignatureRefused = FORBIDDEN;
     /// STS says that someone else signed.
     SignatureOfAnother = FORBIDDEN;
+    /// This gateway cannot look at pods' tokens.
+    PodsNotAccepted = FORBIDDEN;
+    /// A pod enrols without its token.
+    TokenMissing = FORBIDDEN;
+    /// The API server does not take the token: forged, expired, or for another audience.
+    TokenRefused = FORBIDDEN;
+    /// An ECS task enrols with a token.
+    TokenNotAcceptable = FORBIDDEN;
+    /// The token is another pod's.
+    TokenOfAnother = FORBIDDEN;
+    /// The token was made on another node than the pod's, or on none.
+    TokenOfAnotherNode = FORBIDDEN;
+    /// An agent for a node does not run as the agents' service account.
+    ServiceAccountNotAgent = FORBIDDEN;
     /// Another key speaks for this agent and was heard lately.
     AgentIdentityConflict = CONFLICT;
 }

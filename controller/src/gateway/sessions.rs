@@ -37,7 +37,7 @@ pub struct Session {
     pub runtime_id: String,
     /// Whether it came from the task's own address.
     pub address: Address,
-    /// Whether the task's role signed.
+    /// Whether the task's role signed, or the pod's token was taken.
     pub signed: bool,
     /// Time between heartbeats.
     pub interval: SignedDuration,
