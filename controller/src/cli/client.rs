@@ -170,12 +170,7 @@ impl Client {
     }
 
     /// Bytes of a good answer.
-    async fn answer(
-        &self,
-        request: http::request::Builder,
-        body: Bytes,
-        within: Duration,
-    ) -> Result<Bytes, AskError> {
+    async fn answer(&self, request: http::request::Builder, body: Bytes, within: Duration) -> Result<Bytes, AskError> {
         let unreachable = |why: String| AskError::Unreachable { server: self.name(), why };
         let request = request.body(body).map_err(|error| unreachable(error.to_string()))?;
         let answer = self.http.send(request, MAX_ANSWER, within).await;
