@@ -63,6 +63,14 @@ fi
 render --set "enforce=true,agent.image.digest=$digest" | grep -c 'kind: ValidatingAdmissionPolicy' | grep -qx 2 ||
     { echo "error: enforce comes without its policy" >&2; exit 1; }
 
+# All generated definitions are there, outlive the release unless told otherwise, and are absent where they come from elsewhere.
+files=$(find "$chart/files" -path "*/crds/*.yaml" | wc -l)
+[ "$(render | grep -c '^kind: CustomResourceDefinition' || true)" = "$files" ] || { echo "error: not $files CRDs in the render" >&2; exit 1; }
+[ "$(render | grep -c 'helm.sh/resource-policy: keep' || true)" = "$files" ] || { echo "error: a CRD would go with the release" >&2; exit 1; }
+if render --set crds.keep=false | grep -q 'helm.sh/resource-policy' || render --set crds.enabled=false | grep -q '^kind: CustomResourceDefinition'; then
+    echo "error: crds.keep or crds.enabled has no effect" >&2; exit 1
+fi
+
 # Schemas of a running API server, where a caller has them: KUBECONFORM_SCHEMAS is kubeconform's -schema-location.
 if [ -n "${KUBECONFORM_SCHEMAS:-}" ]; then
     for rendered in "$work"/*.yaml; do
