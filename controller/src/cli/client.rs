@@ -105,6 +105,14 @@ impl Client {
         self.send(request, Bytes::new(), SLOW).await
     }
 
+    /// GET `/metrics`, which needs no token.
+    pub async fn metrics(&self) -> Result<String, AskError> {
+        let mut url = self.base.clone();
+        url.set_path("/metrics");
+        let body = self.answer(http::Request::get(String::from(url)), Bytes::new(), ANSWER).await?;
+        String::from_utf8(body.into()).map_err(|_| AskError::Garbled(self.name()))
+    }
+
     /// POST `/api/v1/<path>` with the token and a body.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T, AskError> {
         let token = std::fs::read_to_string(&self.token_file)
@@ -152,16 +160,26 @@ impl Client {
         body: Bytes,
         within: Duration,
     ) -> Result<T, AskError> {
-        let server = self.base.origin().ascii_serialization();
-        let unreachable = |why: String| AskError::Unreachable { server: server.clone(), why };
+        let body = self.answer(request, body, within).await?;
+        serde_json::from_slice(&body).map_err(|_| AskError::Garbled(self.name()))
+    }
+
+    /// The controller's name in messages.
+    fn name(&self) -> String {
+        self.base.origin().ascii_serialization()
+    }
+
+    /// Bytes of a good answer.
+    async fn answer(&self, request: http::request::Builder, body: Bytes, within: Duration) -> Result<Bytes, AskError> {
+        let unreachable = |why: String| AskError::Unreachable { server: self.name(), why };
         let request = request.body(body).map_err(|error| unreachable(error.to_string()))?;
         let answer = self.http.send(request, MAX_ANSWER, within).await;
         let (status, body) = answer.map_err(|error| unreachable(innermost(&error)))?;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|_| AskError::Garbled(server));
+            return Ok(body);
         }
         let said: Option<crate::web::Refusal> = serde_json::from_slice(&body).ok();
-        let said = said.ok_or(AskError::Garbled(server))?;
+        let said = said.ok_or_else(|| AskError::Garbled(self.name()))?;
         let text = crate::text::escape(&said.error);
         Err(if status == http::StatusCode::NOT_FOUND { AskError::Absent(text) } else { AskError::Refused(text) })
     }

@@ -21,6 +21,7 @@ mod run;
 mod table;
 mod terminal;
 mod tree;
+mod wait;
 
 pub use check::CheckArgs;
 pub use coverage::counts;
@@ -76,6 +77,8 @@ enum Command {
     /// What is in AWS
     #[command(subcommand)]
     Aws(inventory::AwsCommand),
+    /// Wait until the controller is at work, and agents report
+    Wait(wait::WaitArgs),
     /// Completions for a shell
     Completions(generate::CompletionsArgs),
     /// Manual pages
@@ -181,6 +184,7 @@ async fn once(command: &Command, client: &Client, terminal: Terminal) -> Result<
         Command::Rollout(admin::RolloutCommand::Retry { cluster }) => admin::retry(cluster, client).await,
         Command::Uninstall(args) => admin::uninstall(args, client).await,
         Command::Aws(inventory::AwsCommand::Inventory(args)) => inventory::once(args, client, terminal).await,
+        Command::Wait(args) => wait::run(args, client).await,
         Command::Run(_)
         | Command::Check(_)
         | Command::Render(_)

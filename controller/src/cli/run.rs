@@ -141,7 +141,8 @@ pub enum LogFormat {
     Json,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A duration as the command line takes it, such as `90s`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<tasuki_api::desired::Duration>().map(|duration| duration.to_std()).map_err(|error| error.to_string())
 }
 
