@@ -27,7 +27,7 @@ pub use check::CheckArgs;
 pub use coverage::counts;
 pub use exit::Exit;
 pub use findings::{lineage, place, severity, what};
-pub use run::{LogFormat, RunArgs};
+pub use run::{KubernetesArgs, LogFormat, RunArgs};
 pub use terminal::Terminal;
 
 use client::{AskError, Client, ServerArgs};

@@ -3,6 +3,7 @@
 use super::exit::Exit;
 use super::terminal::complain;
 use crate::cidr::Cidr;
+use crate::desired::kubernetes::DefaultMonitor;
 use crate::gateway::Limits;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -85,7 +86,7 @@ pub struct RunArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub struct KubernetesArgs {
     /// Watch the pods of the cluster that this runs in, or that KUBECONFIG names
-    #[arg(long, env = "TASUKI_KUBERNETES")]
+    #[arg(long, env = "TASUKI_KUBERNETES", action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     pub kubernetes: bool,
     /// Name of that cluster, by which monitors select it
     #[arg(long, env = "TASUKI_CLUSTER", default_value = "self")]
@@ -96,9 +97,42 @@ pub struct KubernetesArgs {
     /// Namespace of the agents
     #[arg(long, env = "TASUKI_AGENT_NAMESPACE", default_value = "tasuki-agents")]
     pub agent_namespace: String,
+    /// Make a RuntimeMonitor named default where none exists, and keep it as the flags below say until you change it
+    #[arg(long, env = "TASUKI_DEFAULT_MONITOR", action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub default_monitor: bool,
+    /// Whether that monitor may change anything
+    #[arg(long, env = "TASUKI_DEFAULT_MONITOR_MODE", value_name = "Observe|Enforce", default_value = "Observe")]
+    pub default_monitor_mode: String,
+    /// Agent image of that monitor, as repository@sha256:…
+    #[arg(long, env = "TASUKI_DEFAULT_AGENT_IMAGE", value_name = "IMAGE", requires = "default_agent_version")]
+    pub default_agent_image: Option<String>,
+    /// Agent version of that monitor
+    #[arg(long, env = "TASUKI_DEFAULT_AGENT_VERSION", value_name = "VERSION", requires = "default_agent_image")]
+    pub default_agent_version: Option<String>,
 }
 
 impl KubernetesArgs {
+    /// The monitor that a new installation begins with, if one.
+    ///
+    /// # Errors
+    /// Where its flags say what no monitor can be.
+    pub fn default_monitor(&self) -> anyhow::Result<Option<DefaultMonitor>> {
+        use anyhow::Context;
+        if !self.default_monitor {
+            return Ok(None);
+        }
+        let mode = serde_json::from_value(self.default_monitor_mode.as_str().into())
+            .with_context(|| format!("--default-monitor-mode {:?} is neither Observe nor Enforce", self.default_monitor_mode))?;
+        let agent = self.default_agent_image.as_ref().zip(self.default_agent_version.clone());
+        let agent = agent.map(|(image, version)| {
+            let (repository, digest) = image.split_once('@').with_context(|| {
+                format!("--default-agent-image {image:?} has no digest; name it as repository@sha256:…")
+            })?;
+            anyhow::Ok((version, repository.to_owned(), digest.to_owned()))
+        });
+        Ok(Some(DefaultMonitor { mode, agent: agent.transpose()? }))
+    }
+
     /// The cluster.
     ///
     /// # Errors
@@ -184,7 +218,7 @@ It changes nothing (mode: Observe). Then: `tasuki coverage`, `tasuki plan`.
 
 /// Runs the controller until it is told to stop.
 pub async fn run(args: RunArgs) -> std::process::ExitCode {
-    if args.config_dir.is_none() {
+    if args.config_dir.is_none() && !args.kubernetes.kubernetes {
         complain(FIRST_LINES);
         return Exit::Unknown.into();
     }

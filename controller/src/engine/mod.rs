@@ -4,9 +4,11 @@
 //! read the last [`View`], ask by [`Request`], or look tasks up in the [`FleetDirectory`].
 
 mod buses;
+mod cluster;
 mod directory;
 mod ended;
 mod flight;
+mod freezer;
 mod gather;
 mod handle;
 mod hands;
@@ -23,6 +25,7 @@ mod view;
 mod work;
 
 pub use directory::FleetDirectory;
+pub use freezer::Freezer;
 pub use handle::*;
 pub use hands::Hands;
 pub use memories::Memories;

@@ -1,19 +1,19 @@
 //! Starts everything and waits until it is told to stop.
 
 use super::buses::ScopeBuses;
+use super::cluster;
 use super::housekeeping::{Keep, tidy};
 use super::inputs::{APPROVED_SETTING, Source};
 use super::view::Context as ViewContext;
 use super::{
-    Engine, Execute, FleetDirectory, Hands, Inputs, Knowledge, MINUTES, Memories, Minutes, Shared, View, Work,
+    Engine, Execute, FleetDirectory, Freezer, Hands, Inputs, Knowledge, MINUTES, Memories, Minutes, Shared, View, Work,
 };
 use crate::act::Executor;
-use crate::act::kubernetes::KubernetesExecutor;
 use crate::cli::RunArgs;
 use crate::gateway::{self, Certificate, Gateway, Parts, PolicyStore, StsEndpoint};
 use crate::http::Http;
+use crate::lease::Held;
 use crate::observe::Observer;
-use crate::observe::kubernetes as pods;
 use crate::scope::kubernetes::Kubernetes;
 use crate::scope::{self, Scopes};
 use crate::sinks::Sinks;
@@ -71,11 +71,39 @@ impl Surroundings {
 /// Where it cannot start: the state directory, the store or an address cannot be used.
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let surroundings = Surroundings::of(&args).await?;
-    let controller = Controller::start(args, surroundings).await?;
-    stopped().await?;
+    let leading = match &surroundings.kubernetes {
+        Some(kubernetes) => tokio::select! {
+            held = cluster::lead(&args, kubernetes) => Some(held),
+            told = stopped() => return told.map(|()| ExitCode::SUCCESS),
+        },
+        None => None,
+    };
+    let controller = tokio::select! {
+        started = Controller::start(args, surroundings) => started?,
+        told = stopped() => return told.map(|()| ExitCode::SUCCESS),
+        () = lost(leading.as_ref()) => anyhow::bail!(LOST),
+    };
+    tokio::select! {
+        told = stopped() => told?,
+        // Another controller may act from now on: nothing is brought to an end in order.
+        () = lost(leading.as_ref()) => anyhow::bail!(LOST),
+    }
     tracing::info!("stopping");
     controller.stop().await?;
+    if let Some(held) = leading {
+        held.release().await;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+const LOST: &str = "the lease was lost: another controller may be at work";
+
+/// Returns once the lease is lost, where one is held.
+async fn lost(leading: Option<&Held>) {
+    match leading {
+        Some(held) => held.lost().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A running controller.
@@ -98,19 +126,31 @@ impl Controller {
     /// # Errors
     /// Where it cannot start: the state directory, the store or an address cannot be used.
     pub async fn start(args: RunArgs, surroundings: Surroundings) -> anyhow::Result<Self> {
-        let directory = args.config_dir.clone().context("no desired state: name a directory with --config-dir")?;
         let token = AdminToken::make(&args.state_dir)
             .with_context(|| format!("cannot write to the state directory {}", args.state_dir.display()))?;
         let store = Store::open(&args.store_url()).await.context("cannot open the store")?;
-        let (desired, _following) = crate::desired::follow(directory, args.config_poll).await;
-        let frozen = store.setting(FROZEN).await?.as_deref() == Some("true");
-        let mut memories = Memories::new(store.clone(), surroundings.kubernetes.clone());
+        let kubernetes = surroundings.kubernetes;
+        if let Some(cluster) = &kubernetes {
+            cluster::keys(cluster, &store).await.context("the gateway's keys")?;
+        }
+        let desired = match (args.config_dir.clone(), &kubernetes) {
+            (Some(directory), _) => crate::desired::follow(directory, args.config_poll).await.0,
+            (None, Some(cluster)) => cluster::desired(&args.kubernetes, cluster).await?,
+            (None, None) => anyhow::bail!("no desired state: name a directory with --config-dir"),
+        };
+        let (freezer, freezes) = match &kubernetes {
+            Some(cluster) => (Freezer::Cluster(cluster.clone()), cluster::frozen(cluster).await),
+            None => {
+                let (freeze, freezes) = watch::channel(store.setting(FROZEN).await?.as_deref() == Some("true"));
+                (Freezer::Store(store.clone(), freeze), freezes)
+            }
+        };
+        let mut memories = Memories::new(store.clone(), kubernetes.clone());
         let shared = Arc::new(Shared::new(remembered(&store, memories.load().await?).await?));
         let (changes, changed) = mpsc::channel(CHANGES);
         let scopes = Arc::new(Scopes::new(surroundings.aws));
         let acting = Executor::new(scopes.clone(), store.clone());
-        let kubernetes = surroundings.kubernetes;
-        let in_cluster = kubernetes.clone().map(|cluster| KubernetesExecutor::new(cluster, store.clone()));
+        let in_cluster = kubernetes.as_ref().map(|cluster| cluster::executor(cluster, store.clone()));
         let executor: Arc<dyn Execute> = Arc::new(Hands { aws: acting.clone(), kubernetes: in_cluster });
         let policies = Arc::new(PolicyStore::open(store.clone()).await.context("the policy key cannot be kept")?);
         let http = Http::new(None).context("the HTTP client cannot be made")?;
@@ -122,7 +162,7 @@ impl Controller {
             policies: policies.clone(),
             changes: changes.clone(),
             http: http.clone(),
-            reviewer: None,
+            reviewer: kubernetes.as_ref().map(cluster::reviewer),
         };
         let gateway = Gateway::start(surroundings.gateway, parts).await.context("the gateway cannot start")?;
         let gateway = Arc::new(gateway);
@@ -141,7 +181,6 @@ impl Controller {
 
         let (requests, asked) = mpsc::channel(64);
         let (view_sender, view) = watch::channel(Arc::new(View::default()));
-        let (freeze, freezes) = watch::channel(frozen);
         let nothing = Inputs {
             desired: Arc::new(Desired::default()),
             context: ViewContext::default(),
@@ -150,12 +189,10 @@ impl Controller {
         };
         let (inputs_sender, inputs) = watch::channel(nothing);
         let observer = Observer::new(scopes.clone(), changes.clone());
-        let kubernetes = kubernetes.map(|cluster| {
-            let (sender, status) = watch::channel(pods::KubernetesStatus::default());
-            let scope = cluster.scope();
-            tokio::spawn(pods::watch(cluster, changes.clone(), sender));
-            (scope, status)
-        });
+        if let Some(cluster) = &kubernetes {
+            cluster::tell(cluster, view.clone(), desired.clone());
+        }
+        let kubernetes = kubernetes.map(|cluster| cluster::observe(cluster, changes.clone()));
         let source = Source {
             desired: desired.clone(),
             frozen: freezes,
@@ -185,7 +222,7 @@ impl Controller {
             inputs,
             requests: asked,
             view: view_sender,
-            freeze,
+            freezer,
         };
 
         let listener = tokio::net::TcpListener::bind(args.listen)
@@ -280,6 +317,7 @@ fn gateway_config(args: &RunArgs) -> anyhow::Result<gateway::Config> {
         config.certificate = Certificate::Files { chain: chain.clone(), key: key.clone() };
     }
     config.proxies = args.gateway_proxies.clone();
+    config.agent_pods.namespace.clone_from(&args.kubernetes.agent_namespace);
     let limits = &mut config.limits;
     limits.connections_per_address = args.gateway_connections_per_address.max(1);
     // A burst as many times the average as by default.

@@ -14,9 +14,9 @@
 use super::flight::Flights;
 use super::uninstall::{Step, Uninstall};
 use super::view::{self, Context};
-use super::{Memories, Request, Shared, View, plan};
+use super::{Freezer, Memories, Request, Shared, View, plan};
 use crate::act::Owned;
-use crate::store::{FROZEN, Store};
+use crate::store::Store;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -86,7 +86,7 @@ pub struct Work {
     /// What is shown.
     pub view: watch::Sender<Arc<View>>,
     /// `tasuki freeze`; the assembly recompiles desired state when it changes.
-    pub freeze: watch::Sender<bool>,
+    pub freezer: Freezer,
 }
 
 struct Running {
@@ -301,7 +301,7 @@ impl Running {
                 let _ = answer.send(plan::plan(&self.work.shared.read(), now));
             }
             Request::Freeze(on, answer) => {
-                let _ = answer.send(self.freeze(on).await);
+                let _ = answer.send(self.work.freezer.set(on).await);
             }
             Request::Retry(cluster, answer) => {
                 let forgotten = {
@@ -315,7 +315,7 @@ impl Running {
             }
             Request::Uninstall(answer) => match &mut self.uninstalling {
                 Some(uninstall) => uninstall.also(answer),
-                None => match self.freeze(true).await {
+                None => match self.work.freezer.set(true).await {
                     Ok(()) => {
                         self.uninstalling = Some(Uninstall::new(answer, super::UNINSTALL_LIMIT));
                         self.go_on_uninstalling();
@@ -333,17 +333,6 @@ impl Running {
                 });
             }
         }
-    }
-
-    /// Freezes, or lets go again. It is in force either way; an error says that a restart would undo it.
-    async fn freeze(&self, on: bool) -> Result<(), String> {
-        let kept = self.work.store.set_setting(FROZEN, if on { "true" } else { "false" }).await;
-        self.work.freeze.send_replace(on);
-        kept.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, on, "the freeze would not outlive a restart");
-            let word = if on { "frozen" } else { "no longer frozen" };
-            format!("everything is {word}, but not after a restart: {error}; order it again once that is mended")
-        })
     }
 
     /// One round of an uninstall: what is still there is asked for again until nothing is.

@@ -4,12 +4,13 @@ use super::daemon_set::{Home, Role, daemon_set, heeds, name, with_heed};
 use crate::act::executor::{outcome, write_down};
 use crate::act::outcome::{Outcome, Stop};
 use crate::act::{Owned, OwnedKind};
+use crate::events::{Events, about};
 use crate::observe::kubernetes::node;
 use crate::scope::kubernetes::{ANCHOR, FIELD_MANAGER, Kubernetes, code, labels, words};
 use crate::store::{ActionRecord, Store};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, ObjectReference};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -30,13 +31,14 @@ const LABEL_PATH: &str = "/metadata/labels/tasuki.dev~1agent-next";
 pub struct KubernetesExecutor {
     scope: Kubernetes,
     store: Store,
+    events: Events,
     turns: Arc<Semaphore>,
 }
 
 impl KubernetesExecutor {
-    /// Acts in `scope` and keeps the action log in `store`.
-    pub fn new(scope: Kubernetes, store: Store) -> Self {
-        Self { scope, store, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    /// Acts in `scope`, keeps the action log in `store` and tells the cluster by `events`.
+    pub fn new(scope: Kubernetes, store: Store, events: Events) -> Self {
+        Self { scope, store, events, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// Executes one action; `desired` names the desired state that it was decided on, for the action log.
@@ -55,7 +57,27 @@ impl KubernetesExecutor {
             error: result.as_ref().err().map(Stop::text),
         };
         write_down(&self.store, &record, false).await;
+        self.tell(action, record.error.as_deref());
         outcome(action, result, changes)
+    }
+
+    /// An Event on the node that it is about, or on the monitor that wanted it.
+    fn tell(&self, action: &Action, error: Option<&str>) {
+        let about = match &action.kind {
+            ActionKind::PutAttribute { node, .. } | ActionKind::DeleteAttribute { node, .. } => ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(last(node).to_owned()),
+                ..ObjectReference::default()
+            },
+            _ => about("RuntimeMonitor", &action.monitor, ""),
+        };
+        let what = crate::act::executor::name(&action.kind);
+        let target = last(action.target());
+        match error {
+            None => self.events.action(about, what, &format!("{target}: {}", action.why)),
+            Some(error) => self.events.warning(about, &format!("{what}Failed"), &format!("{target}: {error}")),
+        }
     }
 
     async fn step(&self, action: &Action, changes: &mut Vec<Change>) -> Result<(), Stop> {

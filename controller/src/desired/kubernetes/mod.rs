@@ -13,6 +13,8 @@ pub mod freeze;
 mod objects;
 mod watching;
 
+pub use first::DefaultMonitor;
+
 use super::Loaded;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
@@ -35,8 +37,8 @@ const WAITING: usize = 256;
 /// How objects are followed.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Make a `RuntimeMonitor` named `default` where none exists at start; it observes every pod of `cluster`.
-    pub default_monitor: bool,
+    /// Make a `RuntimeMonitor` named `default` where none exists at start; it is on every pod of `cluster`.
+    pub default_monitor: Option<DefaultMonitor>,
     /// Name of the cluster that the controller runs in.
     pub cluster: String,
 }
@@ -61,11 +63,13 @@ pub async fn follow(client: Client, options: Options) -> (watch::Receiver<Arc<Lo
             objects.take(change);
         }
     }
-    if options.default_monitor && !objects.has("RuntimeMonitor") {
-        match first::create(&client, &options.cluster).await {
+    if let Some(wanted) = &options.default_monitor {
+        match first::apply(&client, &options.cluster, wanted, objects.has("RuntimeMonitor")).await {
             Ok(Some(made)) => drop(objects.take(Change::One("RuntimeMonitor", Box::new(made)))),
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the default RuntimeMonitor cannot be made; write one yourself"),
+            Err(error) => {
+                tracing::warn!(%error, "RuntimeMonitor/default cannot be made or changed; write a monitor yourself");
+            }
         }
     }
     let first = objects.load();
