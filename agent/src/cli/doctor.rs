@@ -3,6 +3,7 @@
 use super::Exit;
 use super::rules::Output;
 use crate::doctor::{self, Verdict};
+use crate::workload::host;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +21,8 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) fn main(self) -> anyhow::Result<Exit> {
+        // What cannot be had here shows in the checks.
+        let _ = host::join_cgroup_namespace();
         let report = doctor::examine();
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),

@@ -8,6 +8,7 @@ use crate::pipeline::{Stats, priority::Priority};
 use crate::sensor::Sensor;
 use crate::supervisor::{LAST_EXIT, RESTARTS};
 use crate::workload::cgroup::sees_host;
+use crate::workload::kubernetes::Here;
 use crate::workload::names::TasksHandle;
 use anyhow::Context;
 use jiff::Timestamp;
@@ -24,6 +25,8 @@ use tokio::sync::{mpsc, watch};
 const QUEUE: usize = 256;
 /// The node agent's own directory, where its definition mounts it.
 const STATE: &str = "/var/lib/tasuki";
+/// The lock in it.
+const TURN: &str = "responds";
 
 /// The version: that of the image where the image names one.
 pub(super) fn version() -> String {
@@ -178,17 +181,29 @@ impl FindingSink for Queue {
 pub(super) struct Reporting {
     config: Config,
     queue: mpsc::Receiver<Finding>,
+    /// The lock on responses, where several agents may be on the node.
+    pub turn: Option<PathBuf>,
 }
 
 /// Reads where the gateway is from the environment that the controller gives.
 pub(super) fn prepare() -> anyhow::Result<(Queue, Reporting)> {
-    let kind = if sees_host() { AgentKind::Node } else { AgentKind::Sidecar };
-    let state = (kind == AgentKind::Node && Path::new(STATE).is_dir()).then(|| PathBuf::from(STATE));
     let variable = |name: &str| std::env::var(name).ok();
+    let base = Path::new(STATE);
+    let (kind, state) = match Here::from_env(variable).transpose()? {
+        Some(here) => {
+            let uid = variable(tasuki_api::kubernetes::env::UID).unwrap_or_default();
+            let own = base.is_dir().then(|| deliver::of_pod(base, &uid)).transpose();
+            let own = own.with_context(|| format!("{STATE}: the agent's directory cannot be made"))?;
+            (deliver::kind(&here), own)
+        }
+        None if sees_host() => (AgentKind::Node, base.is_dir().then(|| base.to_owned())),
+        None => (AgentKind::Sidecar, None),
+    };
     let config = Config::from_environment(variable, kind, &version(), state)
         .context("the agent cannot report; `tasuki-agent run --stdout` needs no gateway")?;
+    let turn = (kind == AgentKind::Node && base.is_dir()).then(|| base.join(TURN));
     let (sender, queue) = mpsc::channel(QUEUE);
-    Ok((Queue(sender), Reporting { config, queue }))
+    Ok((Queue(sender), Reporting { config, queue, turn }))
 }
 
 impl Reporting {

@@ -3,14 +3,16 @@
 use super::Exit;
 use super::report::{self, Report};
 use crate::detect::{Engine, EngineCell};
+use crate::finding::turn::Turn;
 use crate::finding::{FindingSink, StdoutSink};
 use crate::health;
 use crate::memory;
 use crate::pipeline::priority::{self, Priority};
-use crate::pipeline::{Pipeline, world::World};
+use crate::pipeline::{Pipeline, oom, world::World};
 use crate::sensor::replay::{self, Recorder};
 use crate::sensor::select::{self, Choice, SensorOptions};
-use crate::workload::Source;
+use crate::workload::cgroup::sees_host;
+use crate::workload::{Source, host};
 use anyhow::Context;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -64,9 +66,23 @@ impl Run {
             families: engine.families(),
             memory_mib: std::env::var(env::MEMORY_MIB).ok().and_then(|text| text.parse().ok()),
         };
+        if !replaying
+            && sees_host()
+            && let Err(refused) = host::join_cgroup_namespace()
+        {
+            tracing::warn!(
+                refused,
+                "the host's cgroup namespace is closed to the agent; some events will lack their container"
+            );
+        }
+        let source = Source::from_env()?;
+        if !replaying && matches!(source, Source::Kubernetes(_)) {
+            let (score, refused) = oom::spare();
+            tracing::info!(score, refused, "to be ended for lack of memory");
+        }
         let mut world = match &self.events {
             Some(path) => replay::world(path)?,
-            None => World::live(Source::from_env()).context("starting the agent's threads")?,
+            None => World::live(source).context("starting the agent's threads")?,
         };
         let got = if replaying { Priority { nice: 0, autogroup: false, refused: None } } else { priority::raise() };
         tracing::info!(nice = got.nice, autogroup = got.autogroup, refused = got.refused, "scheduling priority");
@@ -98,6 +114,9 @@ impl Run {
         let mut pipeline = Pipeline::new(world, engine.clone(), agent, sink, seed);
         if let Some(recorder) = recorder {
             pipeline = pipeline.with_recorder(recorder);
+        }
+        if let Some(path) = reporting.as_ref().and_then(|reporting| reporting.turn.clone()) {
+            pipeline = pipeline.in_turn(Turn::new(path));
         }
         let stats = pipeline.stats();
         let worker = std::thread::Builder::new().name("pipeline".into()).spawn(move || pipeline.run(&events))?;

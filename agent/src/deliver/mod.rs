@@ -13,19 +13,24 @@ mod client;
 mod http;
 mod key;
 mod metadata;
+mod origin;
 mod presign;
 mod record;
 mod relay;
 mod spool;
+mod state;
 
 pub use client::sha256_hex;
 pub use http::HttpError;
 pub use key::{KeyError, KeyHome};
 pub use metadata::METADATA_URI;
+pub use origin::{Origin, OriginError, kind};
 pub use presign::{Binding, CredentialSource, PresignError, presign};
 pub use spool::{DISK_BYTES, MEMORY_BYTES, SpoolCounters};
+pub use state::of_pod;
 
 use crate::control::{HeartbeatSource, PolicyKeeper, PolicyProblem, PublicKey};
+use crate::workload::kubernetes::{Here, HereError};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use client::Client;
 use http::{Http, Scheme};
@@ -41,6 +46,9 @@ use tasuki_api::finding::Finding;
 use tokio::sync::{Notify, mpsc, watch};
 use url::Url;
 
+/// The kubelet's directory with one directory a pod.
+const POD_LOGS: &str = "/var/log/pods";
+
 /// What delivery is told at start.
 #[derive(Debug)]
 pub struct Config {
@@ -50,18 +58,17 @@ pub struct Config {
     pub authority: Option<String>,
     /// The controller's key; without it no policy is taken.
     pub policy_key: Option<PublicKey>,
-    /// ECS's metadata endpoint, the value of [`METADATA_URI`].
-    pub metadata_uri: String,
-    /// Where the task role's credentials are; `None` where the task has no role.
-    pub credentials: Option<CredentialSource>,
-    /// STS, where it is not AWS's own (`AWS_ENDPOINT_URL_STS`).
-    pub sts_endpoint: Option<Url>,
+    /// Who the agent is.
+    pub origin: Origin,
     /// What the agent speaks for.
     pub kind: AgentKind,
     /// The agent's version.
     pub version: String,
     /// Directory for spool and policy; `None` keeps both in memory.
     pub state: Option<PathBuf>,
+    /// In Kubernetes: the kubelet's directory of pods, by which agents that are gone are known; the parent
+    /// of [`Config::state`] has a directory for each agent then.
+    pub pods: Option<PathBuf>,
     /// Bound of the spool, bytes.
     pub spool_bytes: u64,
     /// Where the key lives.
@@ -83,6 +90,9 @@ pub enum DeliverError {
         /// What is wrong and what to do.
         problem: &'static str,
     },
+    /// The downward API.
+    #[error("the agent does not know its pod")]
+    Pod(#[from] HereError),
     /// The policy key.
     #[error("the policy key cannot be used")]
     PolicyKey(#[from] PolicyProblem),
@@ -98,8 +108,8 @@ pub enum DeliverError {
 }
 
 impl Config {
-    /// Reads the environment that the controller and ECS give to an agent's container. `state` is a
-    /// directory of the agent's own (a node's disk), or `None` in a sidecar.
+    /// Reads the environment that the controller, and ECS or Kubernetes, give to an agent's container.
+    /// `state` is a directory of the agent's own (a node's disk), or `None` in a sidecar.
     pub fn from_environment(
         variable: impl Fn(&str) -> Option<String>,
         kind: AgentKind,
@@ -122,17 +132,16 @@ impl Config {
             None => None,
         };
         let policy_key = variable(env::POLICY_KEY).map(|text| PublicKey::from_base64(&text)).transpose()?;
-        let metadata_uri = variable(METADATA_URI).ok_or_else(|| {
-            wrong(METADATA_URI, "is not set; the agent runs outside ECS, or platform version < 1.4.0")
-        })?;
-        let sts_endpoint = variable("AWS_ENDPOINT_URL_STS").map(|url| url.parse()).transpose();
+        let (origin, pods) = match Here::from_env(&variable).transpose()? {
+            Some(here) => (Origin::pod(&here), Some(PathBuf::from(POD_LOGS))),
+            None => (task(&variable)?, None),
+        };
         Ok(Self {
             gateway,
             authority,
             policy_key,
-            metadata_uri,
-            credentials: CredentialSource::find(&variable)?,
-            sts_endpoint: sts_endpoint.map_err(|_| wrong("AWS_ENDPOINT_URL_STS", "is not a URL"))?,
+            origin,
+            pods,
             kind,
             version: version.to_owned(),
             spool_bytes: if state.is_some() { DISK_BYTES } else { MEMORY_BYTES },
@@ -142,6 +151,20 @@ impl Config {
             farewell: Duration::from_millis(1500),
         })
     }
+}
+
+/// The origin of an agent in an ECS task.
+fn task(variable: &impl Fn(&str) -> Option<String>) -> Result<Origin, DeliverError> {
+    let wrong = |variable, problem| DeliverError::Variable { variable, problem };
+    let metadata_uri = variable(METADATA_URI).ok_or_else(|| {
+        wrong(METADATA_URI, "is not set; the agent runs outside ECS and Kubernetes, or platform version < 1.4.0")
+    })?;
+    let sts_endpoint = variable("AWS_ENDPOINT_URL_STS").map(|url| url.parse()).transpose();
+    Ok(Origin::Task {
+        metadata_uri,
+        credentials: CredentialSource::find(variable)?,
+        sts_endpoint: sts_endpoint.map_err(|_| wrong("AWS_ENDPOINT_URL_STS", "is not a URL"))?,
+    })
 }
 
 /// What the parts of delivery share.
@@ -265,13 +288,19 @@ pub fn start(
 ) -> Result<Handle, DeliverError> {
     let gateway = Http::new(Scheme::Https(config.authority.as_deref()))?;
     let local = Http::new(Scheme::Local)?;
-    let spool = match &config.state {
+    let mut spool = match &config.state {
         None => Spool::memory(config.spool_bytes),
         Some(state) => Spool::open(&state.join("spool"), config.spool_bytes).unwrap_or_else(|error| {
             tracing::warn!(error = %http::chain(&error), "findings wait in memory");
             Spool::memory(MEMORY_BYTES.min(config.spool_bytes))
         }),
     };
+    if let (Some(own), Some(logs)) = (&config.state, &config.pods) {
+        let findings = state::inherit(own, logs, &mut spool);
+        if findings > 0 {
+            tracing::info!(findings, "taken over from agents that are gone");
+        }
+    }
     let key = AgentKey::open(std::mem::replace(&mut config.key, KeyHome::Process))?;
     let keeper = PolicyKeeper::open(config.policy_key.clone(), config.state.as_deref(), policy);
     let shared = Arc::new(Shared {

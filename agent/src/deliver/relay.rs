@@ -13,7 +13,7 @@
 
 use super::client::{Client, ClientError, sha256_hex};
 use super::http::{Http, chain};
-use super::metadata::{self, MetadataError};
+use super::origin::{Origin, OriginError};
 use super::presign::{Binding, PresignError, presign, sts_host};
 use super::spool::{Spool, Waiting};
 use super::{Config, Shared};
@@ -34,8 +34,8 @@ const BATCH: usize = 100;
 /// Why an enrolment failed on this side.
 #[derive(Debug, thiserror::Error)]
 enum EnrollError {
-    #[error("the agent's own task is not known")]
-    Metadata(#[from] MetadataError),
+    #[error("the agent does not know who it is")]
+    Origin(#[from] OriginError),
     #[error("the task's role could not sign")]
     Presign(#[from] PresignError),
     #[error("the gateway did not take the enrolment")]
@@ -173,14 +173,13 @@ impl Relay {
 
     async fn enroll(&mut self) -> Result<u64, EnrollError> {
         let nonce = self.client.nonce().await?;
-        // Read anew each time: a container that was not started a moment ago may be now.
-        let own = metadata::read(&self.local, &self.config.metadata_uri).await?;
-        let sts = match &self.config.credentials {
-            None => None,
-            Some(source) => {
+        let (own, token) = self.config.origin.read(&self.local).await?;
+        let sts = match &self.config.origin {
+            Origin::Pod { .. } | Origin::Task { credentials: None, .. } => None,
+            Origin::Task { credentials: Some(source), sts_endpoint, .. } => {
                 let mut parts = own.arn.splitn(6, ':').skip(1);
                 let (partition, region) = (parts.next().unwrap_or(""), parts.nth(1).unwrap_or(""));
-                let (scheme, host) = match &self.config.sts_endpoint {
+                let (scheme, host) = match sts_endpoint {
                     Some(url) => {
                         let host = url.host_str().unwrap_or_default();
                         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -204,7 +203,7 @@ impl Relay {
             address: own.address,
             kind: self.config.kind,
             version: self.config.version.clone(),
-            token: None,
+            token,
         };
         let identity = serde_json::to_string(&identity)?;
         let signature = self.client.key().sign(&enrollment_text(&identity));

@@ -70,7 +70,7 @@ facts! {
     ContainerName "container.name" [] Text "all" "Name of the container in its task definition or pod, once known.";
     ContainerImage "container.image.name" [] Text "all" "Image as it was asked for, once known.";
     ContainerAge "container.age_seconds" [] Number "all" "Seconds since the container's first process started, as far as the agent saw.";
-    TaskArn "task.arn" [] Text "all" "ARN of the ECS task, once known.";
+    TaskArn "task.arn" [] Text "all" "ARN of the ECS task, or `k8s/CLUSTER/pod/NAMESPACE/UID/NAME`, once known.";
     ServiceName "service.name" [] Text "all" "ECS service, or task-definition family where there is none.";
     Pid "process.pid" ["ProcessId"] Number "all" "Process id as the agent's host sees it.";
     Image "process.executable" ["Image", "exe"] Text "all" "Path of the program that runs.";

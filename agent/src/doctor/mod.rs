@@ -1,8 +1,12 @@
 //! What this machine allows. Each check tries the thing itself, not its likely causes.
 
 mod checks;
+mod pod;
 
+use crate::workload::kubernetes::Here;
 use serde::Serialize;
+use std::path::Path;
+use tasuki_api::kubernetes::TOKEN_PATH;
 
 /// What a check found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -42,7 +46,8 @@ pub struct Report {
 
 /// Examines this machine.
 pub fn examine() -> Report {
-    let checks = checks::all();
+    let mut checks = checks::all();
+    checks.extend(pod::check(Here::from_env(|name| std::env::var(name).ok()), Path::new(TOKEN_PATH)));
     let has = |name: &str| checks.iter().any(|check| check.name == name && check.verdict == Verdict::Yes);
     let best = if has("BTF") && has("BPF programs") {
         "ebpf"

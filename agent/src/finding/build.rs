@@ -11,6 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use tasuki_api::finding::{
     Agent, Ancestor, Container, Dns, File, Finding, Network, Process, Resource, ResponseTaken, Rule,
 };
+use tasuki_api::kubernetes::PodName;
 use ulid::Ulid;
 
 /// Bytes of a path, name or argument in a finding.
@@ -137,6 +138,10 @@ pub fn resource(place: &Place, description: Option<&Description>) -> Resource {
         resource.task_definition.clone_from(&task.definition);
         resource.launch_type.clone_from(&task.launch_type);
         resource.node.clone_from(&task.node);
+        if let Some(pod) = PodName::parse(&task.arn) {
+            resource.namespace = Some(pod.namespace.to_owned());
+            resource.pod = Some(pod.name.to_owned());
+        }
         // arn:partition:ecs:region:account:task/…
         let mut parts = task.arn.split(':').skip(3);
         resource.region = parts.next().filter(|part| !part.is_empty()).map(str::to_owned);

@@ -4,6 +4,7 @@ pub mod build;
 pub mod group;
 pub mod respond;
 pub mod sink;
+pub mod turn;
 
 pub use group::Groups;
 pub use sink::{FindingSink, StdoutSink};

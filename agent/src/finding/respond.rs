@@ -1,5 +1,6 @@
 //! Responses: what the agent does about a finding where the monitor says so.
 
+use super::turn::Turn;
 use crate::event::ProcessKey;
 use crate::process::snapshot;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -16,12 +17,19 @@ const MINUTE_NS: u64 = 60 * 1_000_000_000;
 pub struct Responder {
     kills: VecDeque<u64>,
     live: bool,
+    turn: Option<Turn>,
 }
 
 impl Responder {
     /// A responder; one that is not live does nothing and says so.
     pub fn new(live: bool) -> Self {
-        Self { kills: VecDeque::new(), live }
+        Self { kills: VecDeque::new(), live, turn: None }
+    }
+
+    /// Acts only while it holds the node's lock.
+    #[must_use]
+    pub fn in_turn(self, turn: Turn) -> Self {
+        Self { turn: Some(turn), ..self }
     }
 
     /// Does what is wanted about a process, at `time` since boot.
@@ -55,6 +63,9 @@ impl Responder {
         }
         if key.pid == std::process::id() || key.pid == std::os::unix::process::parent_id() {
             return Err("the agent does not end itself".to_owned());
+        }
+        if let Some(turn) = &mut self.turn {
+            turn.take()?;
         }
         while self.kills.front().is_some_and(|first| time.saturating_sub(*first) >= MINUTE_NS) {
             self.kills.pop_front();
@@ -100,6 +111,24 @@ mod tests {
         let own = snapshot::key_of(std::process::id()).unwrap();
         assert!(responder.respond(Response::Kill, Some(own), true, 0).detail.unwrap().contains("itself"));
         assert_eq!(Responder::new(false).respond(Response::Kill, Some(own), true, 0).done, Some(false));
+    }
+
+    #[test]
+    fn of_two_agents_one_ends_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let turn = || Turn::new(directory.path().join("responds"));
+        let mut first = Responder::new(true).in_turn(turn());
+        let mut second = Responder::new(true).in_turn(turn());
+        let (mut one, key) = child();
+        let left = second.respond(Response::Kill, Some(key), true, 0);
+        assert!(left.done == Some(false) && left.detail.unwrap().contains("other agent"));
+        assert!(one.try_wait().unwrap().is_none());
+        assert_eq!(first.respond(Response::Kill, Some(key), true, 0).done, Some(true));
+        one.wait().unwrap();
+        drop(first);
+        let (mut one, key) = child();
+        assert_eq!(second.respond(Response::Kill, Some(key), true, 0).done, Some(true));
+        one.wait().unwrap();
     }
 
     #[test]

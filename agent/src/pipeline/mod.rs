@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod container;
 pub mod gather;
+pub mod oom;
 pub mod priority;
 pub mod programs;
 mod waiting;
@@ -21,6 +22,7 @@ use crate::event::{Event, EventKind, FileId};
 use crate::finding::build::{self, Ids};
 use crate::finding::group::{Counted, GroupKey};
 use crate::finding::respond::Responder;
+use crate::finding::turn::Turn;
 use crate::finding::{FindingSink, Groups};
 use crate::process::hash::Sha256;
 use crate::sensor::replay::Recorder;
@@ -106,6 +108,12 @@ impl Pipeline {
     #[must_use]
     pub fn with_recorder(self, recorder: Recorder) -> Self {
         Self { recorder: Some(recorder), ..self }
+    }
+
+    /// Responds only while it holds the node's lock.
+    #[must_use]
+    pub fn in_turn(self, turn: Turn) -> Self {
+        Self { responder: self.responder.in_turn(turn), ..self }
     }
 
     /// Counters.

@@ -123,7 +123,7 @@ impl World {
     /// # Errors
     /// When a worker thread cannot be started.
     pub fn live(source: Source) -> std::io::Result<Self> {
-        let node = matches!(source, Source::Introspection(_));
+        let node = !source.is_sidecar();
         let mut world = Self::bare(Workloads::start(source)?, Hasher::start(size(HASH_CACHE), HASH_BYTES_PER_SECOND)?);
         world.live = true;
         world.boot = super::clock::boot_offset();

@@ -1,6 +1,7 @@
 //! From cgroup ids to containers. An id is the inode of the cgroup's directory: in the unified
 //! hierarchy on cgroup v2, in the `pids` or `memory` hierarchy on v1.
 
+use super::host::Mounts;
 use super::{ContainerPath, path};
 use crate::event::CgroupId;
 use lru::LruCache;
@@ -53,8 +54,9 @@ impl Default for Cgroups {
 impl Cgroups {
     /// The hierarchies that this machine mounts, scanned once.
     pub fn of_this_machine() -> Self {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut cgroups = Self { roots: hierarchies(&mounts), ..Self::default() };
+        let mounts = Mounts::with_whole_cgroups();
+        let roots = hierarchies(&mounts.info).into_iter().map(|place| mounts.reach(place)).collect();
+        let mut cgroups = Self { roots, ..Self::default() };
         cgroups.rescan();
         cgroups
     }
@@ -138,7 +140,7 @@ impl Cgroups {
 
 /// Mount points of the hierarchies whose directory inodes the kernel gives as ids: v1 `pids` and
 /// `memory`, and cgroup2.
-fn hierarchies(mountinfo: &str) -> Vec<PathBuf> {
+fn hierarchies(mountinfo: &str) -> Vec<&str> {
     let mut roots = Vec::new();
     for line in mountinfo.lines() {
         let Some((before, after)) = line.split_once(" - ") else { continue };
@@ -147,7 +149,7 @@ fn hierarchies(mountinfo: &str) -> Vec<PathBuf> {
         let (kind, options) = (after.next().unwrap_or(""), after.nth(1).unwrap_or(""));
         let v1 = kind == "cgroup" && options.split(',').any(|option| option == "pids" || option == "memory");
         if kind == "cgroup2" || v1 {
-            roots.push(PathBuf::from(mount_point));
+            roots.push(mount_point);
         }
     }
     roots
@@ -177,13 +179,9 @@ pub fn sees_host() -> bool {
     namespace_of(std::process::id(), "pid") == Some(PROC_PID_INIT_INO)
 }
 
-/// Inode of the host's own namespace of a kind. PID 1 may be closed to an agent with fewer
-/// capabilities than it has; kthreadd (PID 2) lives in the same namespaces.
+/// Inode of the host's own namespace of a kind.
 pub fn host_namespace(kind: &str) -> Option<u64> {
-    namespace_of(1, kind).or_else(|| {
-        let kernel_thread = std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd");
-        kernel_thread.then(|| namespace_of(2, kind)).flatten()
-    })
+    namespace_of(super::host::process()?, kind)
 }
 
 #[cfg(test)]
@@ -197,7 +195,7 @@ mod tests {
                     32 23 0:28 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
                     33 23 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\nnonsense\n";
         let expected = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified"];
-        assert_eq!(hierarchies(text), expected.map(PathBuf::from));
+        assert_eq!(hierarchies(text), expected);
     }
 
     #[test]

@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Answer {
     /// Containers by name.
     pub containers: Vec<Description>,
+    /// In Kubernetes: pods by uid of which a container's id is not known.
+    pub pods: Vec<(String, Arc<TaskNames>)>,
     /// ARNs of the running tasks.
     pub tasks: Vec<String>,
     /// In a sidecar: the only container beside the agent's own.
@@ -62,7 +64,7 @@ pub enum AskError {
 /// When there is no answer, or not one that ECS gives.
 pub async fn ask(source: &Source) -> Result<Answer, AskError> {
     match source {
-        Source::Recording => Ok(Answer::default()),
+        Source::Recording | Source::Kubernetes(_) => Ok(Answer::default()),
         Source::Introspection(base) => {
             let base = base.trim_end_matches('/');
             let metadata: InstanceMetadata = get(&format!("{base}/v1/metadata")).await?;
@@ -207,7 +209,12 @@ fn in_task(own: &str, task: TaskMetadata) -> Answer {
         started_at: nanoseconds(one.started_at),
         task: Some(names.clone()),
     };
-    Answer { containers: containers.into_iter().map(describe).collect(), tasks: vec![task.task_arn], only }
+    Answer {
+        containers: containers.into_iter().map(describe).collect(),
+        tasks: vec![task.task_arn],
+        only,
+        ..Answer::default()
+    }
 }
 
 fn some(text: &str) -> Option<String> {

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!  event ─ cgroup id ─▶ cgroups (scan, /proc/PID/cgroup) ─▶ container id ─▶ names (introspection,
-//!        └ pid ───────▶ /proc/PID/cgroup, mount namespace ┘                  metadata, recording)
+//!        └ pid ───────▶ /proc/PID/cgroup, mount namespace ┘     metadata, kubelet's links, recording)
 //! ```
 //! An event never waits for a name: [`Workloads::place`] answers at once with what is known, and
 //! [`Workloads::describe`] gives the name when it has come.
 
 pub mod cgroup;
 pub mod ecs;
+pub mod host;
+pub mod kubernetes;
 pub mod names;
 pub mod path;
 
@@ -90,7 +92,7 @@ pub struct Description {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct TaskNames {
-    /// ARN.
+    /// ARN; in Kubernetes the text of a [`tasuki_api::kubernetes::PodName`].
     pub arn: String,
     /// Cluster ARN or name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,10 +103,10 @@ pub struct TaskNames {
     /// Task-definition family and revision, as `family:revision`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub definition: Option<String>,
-    /// `FARGATE`, `EC2`, `EXTERNAL`.
+    /// `FARGATE`, `EC2`, `EXTERNAL`, `KUBERNETES`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub launch_type: Option<String>,
-    /// Container instance ARN.
+    /// Container instance ARN, or `k8s/CLUSTER/node/NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
 }
@@ -116,19 +118,37 @@ pub enum Source {
     Introspection(String),
     /// Task metadata v4 in a sidecar: the value of `ECS_CONTAINER_METADATA_URI_V4`.
     Metadata(String),
+    /// The kubelet's links on a node, or the own pod alone in a sidecar.
+    Kubernetes(kubernetes::Here),
     /// Only what a recording says; nothing of this machine is read.
     Recording,
 }
 
 impl Source {
-    /// What this process's environment says: metadata v4 where this is a task that does not see
-    /// its host, else the introspection API (`TASUKI_INTROSPECTION` overrides its address).
-    pub fn from_env() -> Self {
+    /// What this process's environment says: the kubelet's links in a pod, metadata v4 where this is
+    /// a task that does not see its host, else the introspection API (`TASUKI_INTROSPECTION`
+    /// overrides its address).
+    ///
+    /// # Errors
+    /// In a pod whose environment lacks what the downward API gives.
+    pub fn from_env() -> Result<Self, kubernetes::HereError> {
+        if let Some(here) = kubernetes::Here::from_env(|name| std::env::var(name).ok()) {
+            return here.map(Self::Kubernetes);
+        }
         let introspection = std::env::var("TASUKI_INTROSPECTION").ok();
-        match (introspection, std::env::var("ECS_CONTAINER_METADATA_URI_V4").ok()) {
+        Ok(match (introspection, std::env::var("ECS_CONTAINER_METADATA_URI_V4").ok()) {
             (Some(base), _) => Self::Introspection(base),
             (None, Some(base)) if !cgroup::sees_host() => Self::Metadata(base),
             (None, _) => Self::Introspection("http://127.0.0.1:51678".to_owned()),
+        })
+    }
+
+    /// Whether names are those of one task or pod only, the agent's own.
+    pub fn is_sidecar(&self) -> bool {
+        match self {
+            Self::Metadata(_) => true,
+            Self::Kubernetes(here) => here.node.is_none(),
+            Self::Introspection(_) | Self::Recording => false,
         }
     }
 }
@@ -152,7 +172,7 @@ impl Workloads {
     /// When the thread that asks for names cannot be started.
     pub fn start(source: Source) -> std::io::Result<Self> {
         let live = !matches!(source, Source::Recording);
-        let sidecar = matches!(source, Source::Metadata(_));
+        let sidecar = source.is_sidecar();
         Ok(Self {
             cgroups: if live { Cgroups::of_this_machine() } else { Cgroups::default() },
             names: Names::start(source)?,

@@ -56,7 +56,9 @@ pub(super) async fn enroll(inner: &Inner, body: &[u8], source: IpAddr) -> Result
         }
         Subject::Task(_) => {}
         // Before anything is asked about it: where there is no Kubernetes, there are no pods.
-        Subject::Pod(_) => drop(pods::accepted(inner)?),
+        Subject::Pod(_) => {
+            pods::accepted(inner)?;
+        }
     }
 
     let known = evident(inner, subject, &identity).await?;

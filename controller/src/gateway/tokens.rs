@@ -13,7 +13,7 @@ use kube::api::{Api, PostParams};
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tasuki_api::kubernetes::TOKEN_AUDIENCE;
 use tokio::sync::Semaphore;
@@ -185,6 +185,7 @@ mod tests {
     use http::StatusCode;
     use serde_json::{Value, json};
     use std::collections::HashMap;
+    use std::sync::Arc;
 
     /// Answers as a kube-apiserver does, by token.
     #[derive(Default)]

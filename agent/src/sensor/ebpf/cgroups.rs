@@ -1,6 +1,7 @@
 //! Which cgroup hierarchy names a task on this host, and where cgroup programs are attached.
 
 use super::btf::Types;
+use crate::workload::host::Mounts;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -22,9 +23,10 @@ const CONTROLLERS: [&str; 2] = ["pids", "memory"];
 impl Hierarchy {
     /// Looks at this host.
     pub fn of_host() -> Self {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounts = Mounts::with_whole_cgroups();
         let table = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
-        Self::from_tables(&table, &mounts)
+        let found = Self::from_tables(&table, &mounts.info);
+        Self { mount: found.mount.map(|place| mounts.reach(&place.to_string_lossy())), ..found }
     }
 
     fn from_tables(table: &str, mounts: &str) -> Self {
@@ -84,9 +86,10 @@ pub(super) fn find_mount(mountinfo: &str, kind: &str, option: Option<&str>) -> O
 /// The root of cgroup version 2, where programs are attached: the host's mount, or one made
 /// privately and never attached to any path (fsmount, Linux 5.2).
 pub(super) fn attach_point() -> io::Result<OwnedFd> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    if let Some(path) = find_mount(&mounts, "cgroup2", None) {
+    let mounts = Mounts::with_whole_cgroups();
+    if let Some(path) = find_mount(&mounts.info, "cgroup2", None) {
         // A container's view of the mount may be a part of it; only the root sees every task.
+        let path = mounts.reach(&path.to_string_lossy());
         if is_root(&path) {
             return File::open(path).map(OwnedFd::from);
         }

@@ -20,7 +20,7 @@ use tasuki_api::agent::{
 use tasuki_api::desired::IdentityChoice;
 
 /// A hand-made agent that may do anything.
-struct Raw {
+pub struct Raw {
     http: Http,
     base: String,
     sts: String,
@@ -28,7 +28,7 @@ struct Raw {
 }
 
 impl Raw {
-    fn new(world: &World) -> Self {
+    pub fn new(world: &World) -> Self {
         let http = Http::new(Some(&world.authority_pem())).unwrap();
         let base = format!("https://localhost:{}", world.address.port());
         Self { http, base, sts: world.aws_address.clone(), key: Ed25519KeyPair::generate().unwrap() }
@@ -66,8 +66,14 @@ impl Raw {
         }
     }
 
+    /// As a node's agent in a pod says it, without a token.
+    pub async fn pod(&self, name: &str) -> Identity {
+        let (task, containers) = (name.to_owned(), Vec::new());
+        Identity { task, containers, kind: AgentKind::Node, ..self.identity("x").await }
+    }
+
     /// Enrols as `identity` says, signed by the role of task `signer`, for the nonce given.
-    async fn enroll(&self, identity: &Identity, signer: Option<(&str, &str)>) -> (u16, Value) {
+    pub async fn enroll(&self, identity: &Identity, signer: Option<(&str, &str)>) -> (u16, Value) {
         let sts = signer.map(|(id, nonce)| {
             let secret = (format!("ASIA{id}"), format!("secret/{id}"), Some(format!("tok/{id}+==")));
             let credentials = Credentials::new(secret.0, secret.1, secret.2, None, "test");

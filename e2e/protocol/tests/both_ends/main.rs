@@ -4,5 +4,6 @@
 
 mod aws;
 mod hostile;
+mod pods;
 mod relay;
 mod world;

@@ -8,11 +8,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tasuki::gateway::{Config, Directory, DirectoryError, Gateway, Known, Parts, PolicyStore, StsEndpoint, TaskRole};
+use tasuki::gateway::{
+    Config, Directory, DirectoryError, Gateway, Known, Parts, PolicyStore, StsEndpoint, TaskRole, TokenReviewer,
+};
 use tasuki::http::Http;
 use tasuki::store::Store;
 use tasuki_agent::control::{HeartbeatSource, PublicKey};
-use tasuki_agent::deliver::{self, CredentialSource, Handle, KeyHome};
+use tasuki_agent::deliver::{self, CredentialSource, Handle, KeyHome, Origin};
 use tasuki_api::agent::{AgentKind, Heartbeat, Policy};
 use tasuki_api::desired::IdentityChoice;
 use tasuki_api::finding::Finding;
@@ -120,6 +122,8 @@ pub struct World {
     sender: mpsc::Sender<Change>,
     pub dir: tempfile::TempDir,
     change: fn(&mut Config),
+    /// Takes effect with the next [`World::up`].
+    pub reviewer: Option<Arc<dyn TokenReviewer>>,
 }
 
 impl World {
@@ -138,8 +142,21 @@ impl World {
         let (sender, changes) = mpsc::channel(1000);
         let fleet = Arc::new(Fleet::default());
         let address = "127.0.0.1:0".parse().unwrap();
-        let mut world =
-            Self { aws, aws_address, fleet, store, policies, gateway: None, address, changes, sender, dir, change };
+        let reviewer: Option<Arc<dyn TokenReviewer>> = None;
+        let mut world = Self {
+            aws,
+            aws_address,
+            fleet,
+            store,
+            policies,
+            gateway: None,
+            address,
+            changes,
+            sender,
+            dir,
+            change,
+            reviewer,
+        };
         world.up().await;
         world
     }
@@ -156,6 +173,7 @@ impl World {
             policies: self.policies.clone(),
             changes: self.sender.clone(),
             http: Http::new(None).unwrap(),
+            reviewer: self.reviewer.clone(),
         };
         let gateway = Gateway::start(config, parts).await.unwrap();
         self.address = gateway.address();
@@ -217,13 +235,16 @@ impl World {
             gateway: format!("https://localhost:{}", self.address.port()).parse().unwrap(),
             authority: Some(self.authority_pem()),
             policy_key: Some(PublicKey::from_base64(&self.policies.public_key()).unwrap()),
-            metadata_uri: format!("http://{}/v4/{id}", self.aws_address),
-            credentials: Some(CredentialSource {
-                url: format!("http://{}/credentials/{id}", self.aws_address).parse().unwrap(),
-                token_file: None,
-                token: None,
-            }),
-            sts_endpoint: Some(format!("http://{}", self.aws_address).parse().unwrap()),
+            origin: Origin::Task {
+                metadata_uri: format!("http://{}/v4/{id}", self.aws_address),
+                credentials: Some(CredentialSource {
+                    url: format!("http://{}/credentials/{id}", self.aws_address).parse().unwrap(),
+                    token_file: None,
+                    token: None,
+                }),
+                sts_endpoint: Some(format!("http://{}", self.aws_address).parse().unwrap()),
+            },
+            pods: None,
             kind,
             version: "1.0.0".to_owned(),
             spool_bytes: 1 << 20,
