@@ -206,3 +206,15 @@ async fn a_freeze_is_known_at_start_and_followed() {
     let (frozen, _task) = freeze::follow(client, "tasuki-system").await;
     assert!(!*frozen.borrow());
 }
+
+#[test]
+fn a_kind_that_cannot_be_listed_is_a_warning_until_it_can() {
+    let mut objects = Objects::default();
+    let trouble = || Change::Trouble("ThreatList", "threatlists cannot be watched".to_owned());
+    assert!(objects.take(trouble()) && !objects.take(trouble()));
+    let loaded = objects.load();
+    assert_eq!(loaded.problems[0].message, "threatlists cannot be watched");
+    assert!(!loaded.has_errors());
+    assert!(objects.take(Change::All("ThreatList", Vec::new())));
+    assert!(objects.load().problems.is_empty());
+}
