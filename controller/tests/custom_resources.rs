@@ -30,11 +30,12 @@ async fn install(client: &Client) {
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     for (name, text) in tasuki::crds::files() {
         let crd: CustomResourceDefinition = serde_yaml::from_str(&text).unwrap();
-        let params = PatchParams::apply("test").validation_strict();
+        let params = PatchParams::apply("test").force().validation_strict();
         crds.patch(&crd.name_any(), &params, &Patch::Apply(&crd))
             .await
             .unwrap_or_else(|error| panic!("{name}: {error}"));
-        let established = await_condition(crds.clone(), &crd.name_any(), conditions::is_crd_established());
+        let called = crd.name_any();
+        let established = await_condition(crds.clone(), &called, conditions::is_crd_established());
         tokio::time::timeout(LONG, established).await.unwrap().unwrap();
     }
 }
