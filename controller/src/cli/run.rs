@@ -121,8 +121,9 @@ impl KubernetesArgs {
         if !self.default_monitor {
             return Ok(None);
         }
-        let mode = serde_json::from_value(self.default_monitor_mode.as_str().into())
-            .with_context(|| format!("--default-monitor-mode {:?} is neither Observe nor Enforce", self.default_monitor_mode))?;
+        let mode = serde_json::from_value(self.default_monitor_mode.as_str().into()).with_context(|| {
+            format!("--default-monitor-mode {:?} is neither Observe nor Enforce", self.default_monitor_mode)
+        })?;
         let agent = self.default_agent_image.as_ref().zip(self.default_agent_version.clone());
         let agent = agent.map(|(image, version)| {
             let (repository, digest) = image.split_once('@').with_context(|| {

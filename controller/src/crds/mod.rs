@@ -46,13 +46,13 @@ fn face(kind: &str) -> Option<Face> {
         ),
         "AwsScope" => face(
             "awsscopes",
-            &["awsscope"],
+            &["ascope"],
             &[("Regions", "string", ".spec.regions"), ACCEPTED],
             "AWS accounts and Regions, and how they are reached.",
         ),
         "KubernetesScope" => face(
             "kubernetesscopes",
-            &["k8sscope"],
+            &["kscope"],
             &[("Secret", "string", ".spec.kubeconfigSecretRef"), ("EKS", "string", ".spec.eks"), ACCEPTED],
             "One Kubernetes cluster, and how it is reached.",
         ),
@@ -122,7 +122,7 @@ pub fn definition(kind: &str) -> Option<Value> {
                 "listKind": format!("{kind}List"),
                 "plural": face.plural,
                 "singular": kind.to_lowercase(),
-                "shortNames": face.short.iter().filter(|short| **short != kind.to_lowercase()).collect::<Vec<_>>(),
+                "shortNames": face.short,
                 "categories": ["tasuki"],
             },
             "versions": [{

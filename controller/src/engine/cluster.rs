@@ -51,7 +51,10 @@ pub(super) fn reviewer(cluster: &Kubernetes) -> Arc<dyn TokenReviewer> {
 }
 
 /// Desired state from custom resources.
-pub(super) async fn desired(args: &KubernetesArgs, cluster: &Kubernetes) -> anyhow::Result<watch::Receiver<Arc<Loaded>>> {
+pub(super) async fn desired(
+    args: &KubernetesArgs,
+    cluster: &Kubernetes,
+) -> anyhow::Result<watch::Receiver<Arc<Loaded>>> {
     let options = desired::kubernetes::Options {
         default_monitor: args.default_monitor().context("the default monitor")?,
         cluster: cluster.cluster.to_string(),

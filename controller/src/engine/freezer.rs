@@ -26,16 +26,20 @@ impl Freezer {
                 let kept = store.set_setting(FROZEN, if on { "true" } else { "false" }).await;
                 now.send_replace(on);
                 kept.map_err(|error| {
-                    tracing::error!(error = &error as &dyn std::error::Error, on, "the freeze would not outlive a restart");
-                    format!("everything is {word}, but not after a restart: {error}; order it again once that is mended")
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        on,
+                        "the freeze would not outlive a restart"
+                    );
+                    format!(
+                        "everything is {word}, but not after a restart: {error}; order it again once that is mended"
+                    )
                 })
             }
-            Self::Cluster(cluster) => {
-                config_map::set(&cluster.client, &cluster.namespace, on).await.map_err(|error| {
-                    let (name, detail) = (config_map::NAME, words(&error));
-                    format!("nothing is {word}: ConfigMap {}/{name} was not written: {detail}", cluster.namespace)
-                })
-            }
+            Self::Cluster(cluster) => config_map::set(&cluster.client, &cluster.namespace, on).await.map_err(|error| {
+                let (name, detail) = (config_map::NAME, words(&error));
+                format!("nothing is {word}: ConfigMap {}/{name} was not written: {detail}", cluster.namespace)
+            }),
         }
     }
 }

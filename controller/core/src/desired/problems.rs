@@ -3,7 +3,10 @@
 use super::{Monitor, Version, names::may_meet};
 use crate::fleet::Str;
 use std::collections::BTreeMap;
-use tasuki_api::desired::{AwsScopeSpec, EcsTargets, Mode, RuntimeMonitorSpec, Standalone};
+use tasuki_api::desired::{
+    AwsScopeSpec, EcsTargets, KubernetesTargets, Mode, NameFilter, RuntimeMonitorSpec, Standalone,
+};
+use wildmatch::WildMatch;
 
 /// Something wrong with one document, for people: what, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,8 +102,10 @@ pub(super) fn of_monitor(
 pub(super) fn of_ties(monitors: &[Monitor], problems: &mut Vec<Problem>) {
     for (index, a) in monitors.iter().enumerate() {
         for b in monitors.iter().skip(index + 1).take_while(|b| b.spec.priority == a.spec.priority) {
-            let (Some(of_a), Some(of_b)) = (&a.spec.targets.ecs, &b.spec.targets.ecs) else { continue };
-            if may_select_the_same(of_a, of_b) {
+            let (of_a, of_b) = (&a.spec.targets, &b.spec.targets);
+            let ecs = of_a.ecs.as_ref().zip(of_b.ecs.as_ref()).is_some_and(|(a, b)| may_select_the_same(a, b));
+            let pods = of_a.kubernetes.as_ref().zip(of_b.kubernetes.as_ref());
+            if ecs || pods.is_some_and(|(a, b)| may_select_the_same_pods(a, b)) {
                 for (one, other) in [(a, b), (b, a)] {
                     let message = format!(
                         "is {} as on RuntimeMonitor/{}, and both can select one task; give one a higher priority",
@@ -111,6 +116,23 @@ pub(super) fn of_ties(monitors: &[Monitor], problems: &mut Vec<Problem>) {
             }
         }
     }
+}
+
+fn may_select_the_same_pods(a: &KubernetesTargets, b: &KubernetesTargets) -> bool {
+    filters_meet(&a.clusters, &b.clusters) && filters_meet(&a.namespaces, &b.namespaces)
+}
+
+/// Whether some name may pass both, as far as that is easily told.
+fn filters_meet(a: &NameFilter, b: &NameFilter) -> bool {
+    let met = a.include.is_empty()
+        || b.include.is_empty()
+        || a.include.iter().any(|x| b.include.iter().any(|y| may_meet(x, y)));
+    // What one takes, the other leaves.
+    let apart = |taken: &NameFilter, left: &NameFilter| {
+        let leaves: Vec<WildMatch> = left.exclude.iter().map(|pattern| WildMatch::new(pattern)).collect();
+        !taken.include.is_empty() && taken.include.iter().all(|name| leaves.iter().any(|left| left.matches(name)))
+    };
+    met && !apart(a, b) && !apart(b, a)
 }
 
 fn may_select_the_same(a: &EcsTargets, b: &EcsTargets) -> bool {
@@ -125,4 +147,29 @@ fn may_select_the_same(a: &EcsTargets, b: &EcsTargets) -> bool {
         b.tags.include.get(key).is_some_and(|of_b| !of_a.iter().any(|x| of_b.iter().any(|y| may_meet(x, y))))
     });
     share(&a.scopes, &b.scopes) && share(&a.compute, &b.compute) && names_meet && !apart_by_tags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_filters_meet_unless_one_leaves_what_the_other_takes() {
+        let filter = |include: &[&str], exclude: &[&str]| NameFilter {
+            include: include.iter().map(|name| (*name).to_owned()).collect(),
+            exclude: exclude.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        for (a, b, met) in [
+            (filter(&[], &[]), filter(&[], &[]), true),
+            (filter(&["shop"], &[]), filter(&[], &[]), true),
+            (filter(&["shop"], &[]), filter(&["pay"], &[]), false),
+            (filter(&["shop"], &[]), filter(&[], &["shop"]), false),
+            (filter(&["shop", "pay"], &[]), filter(&[], &["shop"]), true),
+            (filter(&["shop-*"], &[]), filter(&[], &["shop-*", "x"]), false),
+            (filter(&["shop-*"], &[]), filter(&["*-a"], &[]), true),
+        ] {
+            assert_eq!(filters_meet(&a, &b), met, "{a:?} {b:?}");
+            assert_eq!(filters_meet(&b, &a), met, "{b:?} {a:?}");
+        }
+    }
 }

@@ -66,7 +66,7 @@ fn references(documents: &mut [Located], held: &HashSet<(String, String)>) {
 
 /// Two monitors of one priority that select clusters by the same words.
 fn ties(documents: &mut [Located]) {
-    let selection = |spec: &RuntimeMonitorSpec| {
+    let ecs = |spec: &RuntimeMonitorSpec| {
         let ecs = spec.targets.ecs.as_ref()?;
         Some((
             spec.priority,
@@ -75,6 +75,16 @@ fn ties(documents: &mut [Located]) {
             format!("{:?}{:?}", ecs.tags, ecs.compute),
         ))
     };
+    let pods = |spec: &RuntimeMonitorSpec| {
+        let pods = spec.targets.kubernetes.as_ref()?;
+        let namespaces = format!("{:?}", pods.namespaces);
+        Some((spec.priority, pods.clusters.include.clone(), namespaces))
+    };
+    ties_of(documents, "tasks", ecs);
+    ties_of(documents, "pods", pods);
+}
+
+fn ties_of<K: Ord>(documents: &mut [Located], what: &str, selection: impl Fn(&RuntimeMonitorSpec) -> Option<K>) {
     let mut seen: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for (i, (_, parsed)) in documents.iter().enumerate() {
         if let Some(Document::RuntimeMonitor(monitor)) = &parsed.document
@@ -88,7 +98,7 @@ fn ties(documents: &mut [Located]) {
             group.iter().filter_map(|i| documents[*i].1.id.as_ref().map(|(_, name)| name.clone())).collect();
         for i in group {
             let (file, parsed) = &mut documents[i];
-            let message = format!("monitors {} select the same tasks with the same priority", names.join(" and "));
+            let message = format!("monitors {} select the same {what} with the same priority", names.join(" and "));
             let help = vec!["give them different priorities; the highest wins".to_owned()];
             parsed.add(file, Level::Error, &at!["spec", "priority"], false, message, help);
         }

@@ -52,12 +52,20 @@ pub fn status(
             "{and}this version of Tasuki does not know {fields}, and goes on without (update Tasuki, or take it away)"
         );
     }
-    let (truth, reason, message) = match (errors.is_empty(), warnings.is_empty(), held) {
-        (true, true, _) => (Truth::True, "Good", "in force".to_owned()),
-        (true, false, _) => (Truth::True, "Warnings", warnings),
-        (false, _, true) => (Truth::False, "Refused", format!("{errors}\nthe last good version stays in force")),
-        (false, _, false) => (Truth::False, "Refused", format!("{errors}\nnothing of it is in force")),
+    let refused = !errors.is_empty();
+    let mut lines = vec![errors, warnings];
+    lines.retain(|line| !line.is_empty());
+    let (truth, reason) = match (refused, lines.is_empty()) {
+        (true, _) => (Truth::False, "Refused"),
+        (false, true) => (Truth::True, "Good"),
+        (false, false) => (Truth::True, "Warnings"),
     };
+    lines.push(match (refused, held) {
+        (false, _) => "in force".to_owned(),
+        (true, true) => "the last good version stays in force".to_owned(),
+        (true, false) => "nothing of it is in force".to_owned(),
+    });
+    let message = lines.join("\n");
     let accepted = StatusCondition::new(ACCEPTED, truth, reason, &message, Some(generation), &before.conditions, now);
     DocumentStatus { observed_generation: Some(generation), conditions: vec![accepted] }
 }

@@ -12,6 +12,9 @@ const OWN: &str = "tasuki.dev/default-monitor";
 /// Its name.
 const NAME: &str = "default";
 
+/// Below whatever anyone writes: a monitor of one's own takes over without a word about this one.
+const PRIORITY: i32 = -1000;
+
 /// What the first monitor says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefaultMonitor {
@@ -23,7 +26,7 @@ pub struct DefaultMonitor {
 
 impl DefaultMonitor {
     fn object(&self, cluster: &str) -> Value {
-        let mut spec = json!({"mode": self.mode, "targets": {"kubernetes": {"clusters": {"include": [cluster]}}}});
+        let mut spec = json!({"mode": self.mode, "priority": PRIORITY, "targets": {"kubernetes": {"clusters": {"include": [cluster]}}}});
         if let Some((version, repository, digest)) = &self.agent {
             spec["agent"] = json!({"version": version, "image": {"repository": repository, "digest": digest}});
         }

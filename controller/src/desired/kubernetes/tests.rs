@@ -178,6 +178,8 @@ async fn a_first_monitor_is_made_where_there_is_none_and_only_then() {
     assert_eq!(names(&receiver.borrow()), ["RuntimeMonitor/default"]);
     let made = server.get(&path("RuntimeMonitor", "default")).unwrap();
     assert_eq!(made["spec"]["mode"], "Observe");
+    // A monitor of one's own has priority 0, and comes before it.
+    assert!(made["spec"]["priority"].as_i64().unwrap() < 0);
     assert!(receiver.borrow().problems.is_empty(), "{:?}", receiver.borrow().problems);
     task.abort();
 
@@ -205,4 +207,32 @@ async fn a_freeze_is_known_at_start_and_followed() {
     frozen.wait_for(|frozen| !frozen).await.unwrap();
     let (frozen, _task) = freeze::follow(client, "tasuki-system").await;
     assert!(!*frozen.borrow());
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_monitors_of_one_priority_for_the_same_pods_are_told_on_both() {
+    let server = ApiServer::new();
+    server.put(&path("RuntimeMonitor", "a"), observing());
+    server.put(&path("RuntimeMonitor", "b"), observing());
+    let shop = json!({ "targets": { "kubernetes": { "namespaces": { "include": ["shop"] } } } });
+    server.put(&path("RuntimeMonitor", "c"), monitor(shop));
+    let (receiver, _task) = follow(server.client(), Options::default()).await;
+    assert_eq!(names(&receiver.borrow()), ["RuntimeMonitor/c"]);
+    for name in ["a", "b"] {
+        let said = server.until(&path("RuntimeMonitor", name), |object| !accepted(object).is_null()).await;
+        let message = accepted(&said)["message"].as_str().unwrap();
+        assert!(message.contains("monitors a and b select the same pods with the same priority"), "{message}");
+    }
+}
+
+#[test]
+fn a_kind_that_cannot_be_listed_is_a_warning_until_it_can() {
+    let mut objects = Objects::default();
+    let trouble = || Change::Trouble("ThreatList", "threatlists cannot be watched".to_owned());
+    assert!(objects.take(trouble()) && !objects.take(trouble()));
+    let loaded = objects.load();
+    assert_eq!(loaded.problems[0].message, "threatlists cannot be watched");
+    assert!(!loaded.has_errors());
+    assert!(objects.take(Change::All("ThreatList", Vec::new())));
+    assert!(objects.load().problems.is_empty());
 }

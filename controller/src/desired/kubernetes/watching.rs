@@ -18,7 +18,7 @@ pub enum Change {
     One(&'static str, Box<DynamicObject>),
     /// An object that is gone, by name.
     Gone(&'static str, String),
-    /// The watch of a kind does not get through, and why.
+    /// A kind cannot be listed, and why; holds until [`Change::All`].
     Trouble(&'static str, String),
 }
 
@@ -52,6 +52,10 @@ pub async fn follow(client: Client, kind: &'static str, changes: mpsc::Sender<Ch
                     }
                     tracing::warn!(kind, "{words}");
                     said.clone_from(&words);
+                    // Only a list says when it gets through again.
+                    if !matches!(error, watcher::Error::InitialListFailed(_)) {
+                        continue;
+                    }
                     Change::Trouble(kind, words)
                 }
             };
