@@ -26,9 +26,12 @@ impl Kwok {
     /// Starts it for one plane.
     pub async fn start(plane: &ControlPlane) -> Result<Self> {
         let client: Client = plane.client().await?;
+        let stages = plane.directory().join("kwok.yaml");
+        std::fs::write(&stages, include_str!("kwok.yaml"))?;
         let mut command = Command::new(program("kwok")?);
         let number = plane.bridge().number;
         command.arg(format!("--kubeconfig={}", plane.kubeconfig().display())).args([
+            &format!("--config={}", stages.display()),
             "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
             "--node-lease-duration-seconds=40",
             // Its pods' addresses lead nowhere.
