@@ -2,39 +2,17 @@
 # Installs what Tasuki's build, tests and demo need on Debian 12, and says what and why first.
 # Safe to repeat: where everything is there, it does nothing and says nothing.
 #
-# usage: tools/setup.sh build | demo | test | bench
+# usage: tools/setup.sh build | demo | demo-kubernetes | test | bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/env.sh
+. tools/packages.sh
 
 goal="${1:-build}"
-case "$goal" in build | demo | test | bench) ;; *) echo "usage: tools/setup.sh build|demo|test|bench" >&2; exit 2 ;; esac
-
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
-die() { printf 'error: %s\n' "$*" >&2; exit 1; }
-as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
-
-# The packages named, where they are not installed; `why` is shown before anything is done.
-packages() {
-    local why="$1" missing=()
-    shift
-    for package in "$@"; do
-        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-    done
-    [ ${#missing[@]} -eq 0 ] && return
-    command -v apt-get >/dev/null || die "$why needs: ${missing[*]}. This script knows Debian's apt only; install them and run it again."
-    [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null || die "installing ${missing[*]} needs root or sudo"
-    say "Installing ${missing[*]} ($why)"
-    local log
-    log="$(mktemp)"
-    export DEBIAN_FRONTEND=noninteractive
-    if ! as_root apt-get install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
-        # The lists may be absent or old.
-        as_root apt-get update >"$log" 2>&1 || { cat "$log" >&2; die "apt-get update failed; is a Debian mirror reachable?"; }
-        as_root apt-get install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1 || { tail -20 "$log" >&2; die "apt-get could not install: ${missing[*]}"; }
-    fi
-    rm -f "$log"
-}
+case "$goal" in
+    build | demo | demo-kubernetes | test | bench) ;;
+    *) echo "usage: tools/setup.sh build|demo|demo-kubernetes|test|bench" >&2; exit 2 ;;
+esac
 
 # A cargo of at least 1.95 on PATH.
 rust_is_there() {
@@ -64,6 +42,9 @@ if [ "$goal" = bench ]; then
     packages "measuring what others pay" redis-server redis-tools util-linux
     exit 0
 fi
+
+tools/kubernetes.sh
+[ "$goal" = demo-kubernetes ] && exit 0
 
 command -v cargo-clippy >/dev/null || packages "lints" rust-web-clippy
 command -v rustfmt >/dev/null || packages "format check" rustfmt-web

@@ -3,6 +3,7 @@
 //! Everything that it starts it also ends: processes by their own ids, containers and networks by
 //! their label, files in one run directory.
 
+pub mod archive;
 pub mod attack;
 pub mod benign;
 pub mod config;

@@ -173,7 +173,11 @@ async fn missing_definitions_are_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_first_monitor_is_made_where_there_is_none_and_only_then() {
     let server = ApiServer::new();
-    let options = Options { default_monitor: true, cluster: "self".to_owned() };
+    let wanted = |mode, agent| {
+        let default_monitor = Some(DefaultMonitor { mode, agent });
+        Options { default_monitor, cluster: "self".to_owned() }
+    };
+    let options = wanted(Mode::Observe, None);
     let (receiver, task) = follow(server.client(), options.clone()).await;
     assert_eq!(names(&receiver.borrow()), ["RuntimeMonitor/default"]);
     let made = server.get(&path("RuntimeMonitor", "default")).unwrap();
@@ -181,6 +185,19 @@ async fn a_first_monitor_is_made_where_there_is_none_and_only_then() {
     // A monitor of one's own has priority 0, and comes before it.
     assert!(made["spec"]["priority"].as_i64().unwrap() < 0);
     assert!(receiver.borrow().problems.is_empty(), "{:?}", receiver.borrow().problems);
+    task.abort();
+
+    // As long as nobody else changed it, it follows what the installation says.
+    let agent = ("1.4.2".to_owned(), "r.example.test/agent".to_owned(), format!("sha256:{}", "a".repeat(64)));
+    let (_receiver, task) = follow(server.client(), wanted(Mode::Enforce, Some(agent))).await;
+    let made = server.get(&path("RuntimeMonitor", "default")).unwrap();
+    assert_eq!((&made["spec"]["mode"], &made["spec"]["agent"]["version"]), (&json!("Enforce"), &json!("1.4.2")));
+    task.abort();
+    let mut taken = observing();
+    taken["metadata"] = json!({});
+    server.put(&path("RuntimeMonitor", "default"), taken);
+    let (_receiver, task) = follow(server.client(), wanted(Mode::Enforce, None)).await;
+    assert_eq!(server.get(&path("RuntimeMonitor", "default")).unwrap()["spec"]["mode"], "Observe", "it is its owner's now");
     task.abort();
 
     server.delete(&path("RuntimeMonitor", "default"));

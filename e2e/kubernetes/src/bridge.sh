@@ -1,0 +1,14 @@
+# Holds a bridge with an address for one control plane and its nodes until it is told to end.
+name=""
+trap '[ -z "$name" ] || ip link delete "$name"; kill $! 2>/dev/null; exit 0' TERM INT
+number=1
+# The name is the claim: only one process can make it.
+until ip link add "tsk-test-k$number" type bridge 2>/dev/null; do
+    number=$((number + 1))
+    [ "$number" -le 200 ] || { echo "cannot make a bridge: $(ip link add tsk-test-k0 type bridge 2>&1)"; exit 1; }
+done
+name="tsk-test-k$number"
+ip address add "10.201.$number.1/24" dev "$name" && ip link set "$name" up || { ip link delete "$name"; exit 1; }
+echo "bridge $number is up"
+sleep infinity &
+wait $!
