@@ -13,6 +13,7 @@ use std::time::Duration;
 use tasuki::desired::kubernetes::{self, Options, freeze, resource};
 use tasuki::engine::{MonitorView, View};
 use tasuki_api::coverage::Counts;
+use tasuki_api::desired::Mode;
 use tokio::sync::watch;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -188,7 +189,9 @@ async fn a_real_server_takes_refuses_and_prints_our_kinds() {
 
     // What only `tasuki check` can say appears in the status of the object.
     let monitors = api(&client, "RuntimeMonitor");
-    let started = kubernetes::follow(client.clone(), Options { default_monitor: true, cluster: "self".to_owned() });
+    let default_monitor = Some(kubernetes::DefaultMonitor { mode: Mode::Observe, agent: None });
+    let options = Options { default_monitor, cluster: "self".to_owned() };
+    let started = kubernetes::follow(client.clone(), options);
     let (mut desired, _task) = tokio::time::timeout(LONG, started).await.unwrap();
     let first = until(&monitors, "default", |status| condition(status, "Accepted")["status"] == "True").await;
     assert_eq!(first["observedGeneration"], 1);
