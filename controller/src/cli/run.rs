@@ -83,7 +83,7 @@ pub struct RunArgs {
 }
 
 /// Where the controller runs in a Kubernetes cluster.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct KubernetesArgs {
     /// Watch the pods of the cluster that this runs in, or that KUBECONFIG names
     #[arg(long, env = "TASUKI_KUBERNETES", action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tasuki::cli::{LogFormat, RunArgs};
+use tasuki::cli::{KubernetesArgs, LogFormat, RunArgs};
 use tasuki::engine::{Controller, ProblemView, Request, Surroundings, View};
 use tasuki::gateway::{self, StsEndpoint};
 use tasuki_api::coverage::{TaskCoverage, Verdict};
@@ -239,6 +239,7 @@ impl World {
     fn args(&self) -> RunArgs {
         let loopback = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         RunArgs {
+            kubernetes: KubernetesArgs::default(),
             config_dir: Some(self.dir.path().join("config")),
             config_poll: Duration::from_secs(1),
             state_dir: self.state(),
