@@ -12,5 +12,6 @@ pub mod dockerd;
 pub mod http;
 pub mod image;
 pub mod process;
+pub mod screen;
 pub mod shop;
 pub mod world;

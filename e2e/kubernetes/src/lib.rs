@@ -18,6 +18,7 @@ pub mod node;
 pub mod plane;
 pub mod programs;
 pub mod registry;
+pub mod world;
 
 pub use kwok::Kwok;
 pub use node::Node;

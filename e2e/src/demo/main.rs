@@ -1,14 +1,13 @@
 //! `make demo`: the whole loop on one machine, unattended. Exit code 0 only if every step happened.
 
-mod screen;
 mod steps;
 
 use anyhow::Result;
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Duration;
+use tasuki_e2e::screen;
 use tasuki_e2e::world::World;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs Tasuki's whole loop on this machine: a local cloud, real containers, a real attack.
 #[derive(Parser)]
@@ -28,7 +27,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = tokio::select! {
         outcome = demo(&arguments) => outcome,
-        name = interrupted() => Err(anyhow::anyhow!("interrupted by {name}; everything that was started is ended")),
+        name = screen::interrupted() => Err(anyhow::anyhow!("interrupted by {name}; everything that was started is ended")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,23 +38,12 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn interrupted() -> &'static str {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => "Ctrl-C",
-        _ = terminate.recv() => "SIGTERM",
-    }
-}
-
 async fn demo(arguments: &Arguments) -> Result<()> {
     let mut world = World::start(screen::progress).await?;
     let result = steps::run(&mut world, Duration::from_secs(arguments.benign)).await;
     if result.is_ok() && arguments.keep {
-        screen::explore(&world);
-        let name = interrupted().await;
+        screen::explore(&world.how_to_explore());
+        let name = screen::interrupted().await;
         screen::progress(&format!("{name}: ending everything"));
     }
     world.stop().await;

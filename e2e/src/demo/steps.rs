@@ -1,6 +1,5 @@
 //! The steps of the demo, in order. Each one ends only when it was seen to have happened.
 
-use crate::screen;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use tasuki_e2e::attack;
 use tasuki_e2e::customer::{EC2_CLUSTER, FARGATE_CLUSTER, RunningTask};
 use tasuki_e2e::process::until;
+use tasuki_e2e::screen;
 use tasuki_e2e::world::World;
 
 /// Long enough for a loaded machine with two cores.

@@ -1,8 +1,8 @@
-//! What a person sees of the demo.
+//! What a person sees of a demo.
 
 use anstream::println;
 use anstyle::{AnsiColor, Style};
-use tasuki_e2e::world::World;
+use tokio::signal::unix::{SignalKind, signal};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -40,8 +40,20 @@ pub fn failure(error: &anyhow::Error) {
     }
 }
 
-/// How to look around.
-pub fn explore(world: &World) {
+/// How to look around, in commands.
+pub fn explore(how: &str) {
     println!("\n{BOLD}Everything is left running; Ctrl-C ends it. In another terminal:{BOLD:#}");
-    println!("{}", world.how_to_explore());
+    println!("{how}");
+}
+
+/// Waits for Ctrl-C or SIGTERM; answers which it was.
+pub async fn interrupted() -> &'static str {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => "Ctrl-C",
+        _ = terminate.recv() => "SIGTERM",
+    }
 }
