@@ -60,7 +60,10 @@ metadata: { name: held, labels: { team: shop, kubernetes.io/os: linux }, annotat
 spec: { taints: [{ key: gpu, value: "true", effect: NoSchedule }] }
 EOF
 kubectl -n tasuki-system create secret generic foreign --from-literal=a=b >/dev/null
-owner() { kubectl -n "$1" get configmap tasuki-anchor -o 'jsonpath=ownerReferences: [{ apiVersion: v1, kind: ConfigMap, name: tasuki-anchor, uid: {.metadata.uid} }]'; }
+owner() {
+    printf 'ownerReferences: [{ apiVersion: v1, kind: ConfigMap, name: tasuki-anchor, uid: %s }]' \
+        "$(kubectl -n "$1" get configmap tasuki-anchor -o 'jsonpath={.metadata.uid}')"
+}
 own="$(owner tasuki-system)"
 cat >"$work/own.yaml" <<EOF
 { apiVersion: v1, kind: Secret, metadata: { name: tasuki-keys, namespace: tasuki-system, $own } }
