@@ -18,12 +18,22 @@ end() {
         rounds=$((rounds + 1))
         sleep 0.05
     done
-    for hierarchy in $(hierarchies); do
-        find "$hierarchy$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
+    [ -z "$found" ] || echo "still running: $found"
+    rounds=0
+    # The kernel lets go of a cgroup a little after its last process.
+    while [ "$rounds" -lt 80 ]; do
+        left=""
+        for hierarchy in $(hierarchies); do
+            find "$hierarchy$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
+            [ ! -d "$hierarchy$cgroup" ] || left="$left $hierarchy$cgroup"
+        done
+        [ -n "$left" ] || break
+        rounds=$((rounds + 1))
+        sleep 0.05
     done
+    [ -z "$left" ] || echo "could not remove$left"
     ip link delete "$link" 2>/dev/null
     ip route delete "$pods" 2>/dev/null
-    [ -z "$(members)" ] || echo "still running: $(members)"
     exit
 }
 fail() { echo "error: $1"; end; }
@@ -36,7 +46,7 @@ done
 # One hierarchy is enough to know the node's own processes by; version 2 is there on every machine but the oldest.
 tracked="$(awk '$3 == "cgroup2" { print $2; exit }' /proc/self/mounts)"
 [ -n "$tracked" ] || tracked=/sys/fs/cgroup/pids
-mkdir "$tracked$cgroup/system" || fail "cannot make a cgroup"
+mkdir -p "$tracked$cgroup/system" || fail "cannot make a cgroup"
 echo "$tracked$cgroup/system/cgroup.procs" >"$directory/members"
 
 # Inside: the usual paths of a node, but its own; nothing of it is seen outside.
