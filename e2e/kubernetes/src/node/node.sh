@@ -59,6 +59,8 @@ mount --bind "$0/lib" /var/lib
 mount --bind "$0/log" /var/log
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/netns /run/lock
+# What is not on the node or in its registry is not looked for in the world.
+[ ! -e /etc/resolv.conf ] || mount --bind "$0/no-names" /etc/resolv.conf
 # The kubelet sets these for the whole machine; here it writes into files.
 for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
     file="$0/sysctl/$(echo "$setting" | tr / .)"
