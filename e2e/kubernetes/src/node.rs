@@ -243,9 +243,9 @@ fn write_files(
         ("kubelet.key", server.key),
         ("kubelet.json", settings::kubelet(directory, cgroup, &chosen.kubelet)?),
         ("proxy.json", settings::proxy(directory, name)?),
-        ("containerd.toml", settings::containerd(directory)),
+        ("containerd.toml", settings::containerd(directory, chosen.registry.as_deref())),
         ("cni/pods.conflist", settings::network(pods)?),
-        ("registries/_default/hosts.toml", settings::registries(chosen.registry.as_deref())),
+        ("no-names", "nameserver 127.0.0.1\n".to_owned()),
         ("resolv.conf", format!("nameserver {}\n", settings::DNS)),
     ];
     for (file, content) in files {

@@ -31,9 +31,9 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// Fails with its standard error where it fails.
 pub async fn kubectl(plane: &ControlPlane, arguments: &[&str], stdin: &str) -> Result<String> {
     let mut command = Command::new(program("tasuki-kubernetes")?);
-    command.arg("kubectl").arg("--kubeconfig").arg(plane.kubeconfig()).args(arguments);
+    command.arg("kubectl").arg("--kubeconfig").arg(plane.kubeconfig());
     // Discovery is cached per cluster, and clusters here come and go.
-    command.arg("--cache-dir").arg(plane.directory().join("kubectl-cache"));
+    command.arg("--cache-dir").arg(plane.directory().join("kubectl-cache")).args(arguments);
     let what = format!("kubectl {}", arguments.join(" "));
     output(&what, command, stdin.as_bytes()).await
 }

@@ -90,7 +90,10 @@ async fn pods_run_and_nothing_is_left() {
     .await
     .unwrap();
     registry.set_manner(Manner::default());
-    kubectl(&plane, &["wait", "--for=condition=Ready", "pod/web", "pod/customer", "--timeout=120s"], "").await.unwrap();
+    let wait = ["wait", "--for=condition=Ready", "pod/web", "pod/customer", "--timeout=120s"];
+    if let Err(error) = kubectl(&plane, &wait, "").await {
+        panic!("{error}\n{}", kubectl(&plane, &["describe", "pods"], "").await.unwrap());
+    }
     assert_eq!(kubectl(&plane, &["logs", "web"], "").await.unwrap(), "serving\n");
     assert!(node.directory().join("log/containers").read_dir().unwrap().count() >= 2, "logs have names on the node");
 

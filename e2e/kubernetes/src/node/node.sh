@@ -18,12 +18,22 @@ end() {
         rounds=$((rounds + 1))
         sleep 0.05
     done
-    for hierarchy in $(hierarchies); do
-        find "$hierarchy$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
+    [ -z "$found" ] || echo "still running: $found"
+    rounds=0
+    # The kernel lets go of a cgroup a little after its last process.
+    while [ "$rounds" -lt 80 ]; do
+        left=""
+        for hierarchy in $(hierarchies); do
+            find "$hierarchy$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
+            [ ! -d "$hierarchy$cgroup" ] || left="$left $hierarchy$cgroup"
+        done
+        [ -n "$left" ] || break
+        rounds=$((rounds + 1))
+        sleep 0.05
     done
+    [ -z "$left" ] || echo "could not remove$left"
     ip link delete "$link" 2>/dev/null
     ip route delete "$pods" 2>/dev/null
-    [ -z "$(members)" ] || echo "still running: $(members)"
     exit
 }
 fail() { echo "error: $1"; end; }
@@ -36,7 +46,7 @@ done
 # One hierarchy is enough to know the node's own processes by; version 2 is there on every machine but the oldest.
 tracked="$(awk '$3 == "cgroup2" { print $2; exit }' /proc/self/mounts)"
 [ -n "$tracked" ] || tracked=/sys/fs/cgroup/pids
-mkdir "$tracked$cgroup/system" || fail "cannot make a cgroup"
+mkdir -p "$tracked$cgroup/system" || fail "cannot make a cgroup"
 echo "$tracked$cgroup/system/cgroup.procs" >"$directory/members"
 
 # Inside: the usual paths of a node, but its own; nothing of it is seen outside.
@@ -49,6 +59,8 @@ mount --bind "$0/lib" /var/lib
 mount --bind "$0/log" /var/log
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/netns /run/lock
+# What is not on the node or in its registry is not looked for in the world.
+[ ! -e /etc/resolv.conf ] || mount --bind "$0/no-names" /etc/resolv.conf
 # The kubelet sets these for the whole machine; here it writes into files.
 for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
     file="$0/sysctl/$(echo "$setting" | tr / .)"

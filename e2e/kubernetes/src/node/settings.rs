@@ -8,12 +8,13 @@ use std::path::Path;
 pub const PAUSE: &str = "tasuki.test/pause:1";
 /// Address of the cluster's DNS.
 pub const DNS: &str = "10.96.0.10";
-/// Where hosts of images that are not on the machine are looked up.
-pub const REGISTRIES: &str = "registries";
-
 /// containerd's, whose paths are the usual ones in a mount namespace of the node's own.
-pub fn containerd(directory: &Path) -> String {
-    let path = |file: &str| directory.join(file).display().to_string();
+///
+/// `registry` serves images, whatever host their names say. This way of naming it is the one that containerd 1.6
+/// and 1.7 both know.
+pub fn containerd(directory: &Path, registry: Option<&str>) -> String {
+    // Port 9 discards: a pull fails at once instead of asking the world.
+    let registry = registry.unwrap_or("127.0.0.1:9");
     format!(
         r#"version = 2
 [plugins."io.containerd.internal.v1.opt"]
@@ -25,18 +26,11 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "{}"
-[plugins."io.containerd.grpc.v1.cri".registry]
-config_path = "{}"
+[plugins."io.containerd.grpc.v1.cri".registry.mirrors."*"]
+endpoint = ["http://{registry}"]
 "#,
-        path("cni"),
-        path(REGISTRIES),
+        directory.join("cni").display(),
     )
-}
-
-/// Which registry serves images, whatever host their names say.
-pub fn registries(registry: Option<&str>) -> String {
-    // Port 9 discards: a pull fails at once instead of asking the world.
-    format!("server = \"http://{}\"\n", registry.unwrap_or("127.0.0.1:9"))
 }
 
 /// The network of its pods: a link and a route for each, so that Services also work between pods of one node where
