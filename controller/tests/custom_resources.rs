@@ -2,6 +2,9 @@
 //! CEL refuses, and what it prints. Run with `--ignored`, and a kubeconfig of an empty cluster in
 //! KUBECONFIG that may do everything.
 
+// Helpers of tests may stop a test that cannot go on; clippy knows only the test functions.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use futures_util::FutureExt;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};

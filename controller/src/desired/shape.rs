@@ -150,11 +150,11 @@ pub fn prune(root: &Value, schema: &Value, value: &mut Value, path: &Path, unkno
             }
             map.retain(|key, field| match known.and_then(|known| known.get(key)).or(free) {
                 Some(inner) => {
-                    prune(root, inner, field, &path.with(&*key), unknown);
+                    prune(root, inner, field, &path.with(key), unknown);
                     true
                 }
                 None => {
-                    unknown.push(path.with(&*key));
+                    unknown.push(path.with(key));
                     false
                 }
             });
