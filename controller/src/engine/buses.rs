@@ -18,7 +18,7 @@ impl Buses for ScopeBuses {
             let first = || self.0.all().first().map(|scope| scope.id.region.to_string());
             let region = region.map(str::to_owned).or_else(first);
             let region = region.ok_or("no Region is given and no AwsScope names one; write eventBridge.region")?;
-            Ok(self.0.event_bridge(&region))
+            Ok(self.0.event_bridge(&region).await?)
         }
         .boxed()
     }

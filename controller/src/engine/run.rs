@@ -15,7 +15,7 @@ use crate::http::Http;
 use crate::lease::Held;
 use crate::observe::Observer;
 use crate::scope::kubernetes::Kubernetes;
-use crate::scope::{self, Scopes};
+use crate::scope::Scopes;
 use crate::sinks::Sinks;
 use crate::store::{FROZEN, Store};
 use crate::tally::Tally;
@@ -43,8 +43,8 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// What a controller is given beside its arguments: tests give their own.
 pub struct Surroundings {
-    /// Credentials and endpoints of AWS.
-    pub aws: SdkConfig,
+    /// Credentials and endpoints of AWS; `None` for those of the environment.
+    pub aws: Option<SdkConfig>,
     /// The gateway's configuration.
     pub gateway: gateway::Config,
     /// The Kubernetes cluster, where one is watched.
@@ -61,7 +61,7 @@ impl Surroundings {
             true => Some(args.kubernetes.connect().await?),
             false => None,
         };
-        Ok(Self { aws: scope::base().await, gateway: gateway_config(args)?, kubernetes })
+        Ok(Self { aws: None, gateway: gateway_config(args)?, kubernetes })
     }
 }
 
@@ -148,7 +148,7 @@ impl Controller {
         let mut memories = Memories::new(store.clone(), kubernetes.clone());
         let shared = Arc::new(Shared::new(remembered(&store, memories.load().await?).await?));
         let (changes, changed) = mpsc::channel(CHANGES);
-        let scopes = Arc::new(Scopes::new(surroundings.aws));
+        let scopes = Arc::new(surroundings.aws.map_or_else(Scopes::from_environment, Scopes::new));
         let acting = Executor::new(scopes.clone(), store.clone());
         let in_cluster = kubernetes.as_ref().map(|cluster| cluster::executor(cluster, store.clone()));
         let executor: Arc<dyn Execute> = Arc::new(Hands { aws: acting.clone(), kubernetes: in_cluster });

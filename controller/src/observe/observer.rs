@@ -87,10 +87,11 @@ impl Observer {
             if self.pollers.contains_key(&queue) {
                 continue;
             }
+            let Some(client) = self.scopes.sqs(&queue.region) else { continue };
             let reads = |id: &ScopeId| Some((id.clone(), self.watched.get(id)?.reads.clone()));
             let counters = Arc::new(QueueCounters::default());
             let poller = Poller {
-                client: self.scopes.sqs(&queue.region),
+                client,
                 queue: queue.clone(),
                 scopes: scopes.iter().filter_map(reads).collect(),
                 changes: self.changes.clone(),

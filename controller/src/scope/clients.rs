@@ -14,8 +14,14 @@ const SESSION: &str = "tasuki";
 
 /// The configuration that every client is made from: credentials, endpoints and proxies from the
 /// environment and profile, as for every AWS tool.
-pub async fn base() -> SdkConfig {
-    settle(aws_config::defaults(BehaviorVersion::latest()).load().await)
+///
+/// # Errors
+/// Where there is no certificate authority to trust: the SDK would panic.
+pub(super) async fn base() -> Result<SdkConfig, String> {
+    if rustls_native_certs::load_native_certs().certs.is_empty() {
+        return Err("there are no CA certificates, so AWS cannot be called; add ca-certificates to the image, or set SSL_CERT_FILE".to_owned());
+    }
+    Ok(settle(aws_config::defaults(BehaviorVersion::latest()).load().await))
 }
 
 /// Sets what must not depend on the environment.

@@ -14,7 +14,7 @@ mod registry;
 mod tests;
 
 pub use api::Api;
-pub use clients::{base, queue_region};
+pub use clients::queue_region;
 pub use error::{CallError, Kind, words};
 pub use registry::{Problem, QueueId, Scopes};
 

@@ -3,6 +3,7 @@
 use super::{Scope, clients, words};
 use crate::act::budget::Budget;
 use aws_config::SdkConfig;
+use tokio::sync::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tasuki_api::desired::AwsScopeSpec;
@@ -29,7 +30,9 @@ pub struct QueueId {
 /// Every scope, by account and Region.
 #[derive(Debug)]
 pub struct Scopes {
-    base: SdkConfig,
+    /// Read from the environment when a document first needs it: a controller that watches Kubernetes alone asks
+    /// nothing of AWS.
+    base: OnceCell<SdkConfig>,
     state: Mutex<State>,
 }
 
@@ -42,9 +45,18 @@ struct State {
 }
 
 impl Scopes {
-    /// Made from the environment's configuration ([`super::base`]), or a test's.
+    /// Made from this configuration.
     pub fn new(base: SdkConfig) -> Self {
-        Self { base: clients::settle(base), state: Mutex::default() }
+        Self { base: OnceCell::new_with(Some(clients::settle(base))), state: Mutex::default() }
+    }
+
+    /// Made from the environment's configuration, once a document needs it.
+    pub fn from_environment() -> Self {
+        Self { base: OnceCell::new(), state: Mutex::default() }
+    }
+
+    async fn base(&self) -> Result<&SdkConfig, String> {
+        self.base.get_or_try_init(clients::base).await
     }
 
     /// Brings the scopes in step with the documents, in the order of their names. Scopes whose
@@ -52,9 +64,20 @@ impl Scopes {
     /// rest works.
     pub async fn sync(&self, documents: &BTreeMap<Str, AwsScopeSpec>) -> Vec<Problem> {
         let mut problems = Vec::new();
+        if documents.is_empty() {
+            self.lock().scopes.clear();
+            return problems;
+        }
+        let base = match self.base().await {
+            Ok(base) => base,
+            Err(message) => {
+                let problem = |document: &Str| Problem { document: document.clone(), message: message.clone() };
+                return documents.keys().map(problem).collect();
+            }
+        };
         let mut wanted: BTreeMap<ScopeId, (Str, Arc<AwsScopeSpec>)> = BTreeMap::new();
         for (document, spec) in documents {
-            let accounts = match self.accounts(spec).await {
+            let accounts = match self.accounts(base, spec).await {
                 Ok(accounts) => accounts,
                 Err(message) => {
                     problems.push(Problem { document: document.clone(), message });
@@ -79,7 +102,7 @@ impl Scopes {
         for (id, (document, spec)) in wanted {
             let scope = match self.get(&id) {
                 Some(known) if known.document == document && known.spec == spec => known,
-                _ => Arc::new(self.build(&id, document, spec).await),
+                _ => Arc::new(self.build(base, &id, document, spec).await),
             };
             scopes.insert(id, scope);
         }
@@ -110,19 +133,22 @@ impl Scopes {
         queues
     }
 
-    /// SQS with the process's own credentials: the queue is Tasuki's.
-    pub fn sqs(&self, region: &str) -> aws_sdk_sqs::Client {
-        clients::queue_client(&self.base, region)
+    /// SQS with the process's own credentials: the queue is Tasuki's. `None` before the first scope.
+    pub fn sqs(&self, region: &str) -> Option<aws_sdk_sqs::Client> {
+        self.base.get().map(|base| clients::queue_client(base, region))
     }
 
     /// EventBridge with the process's own credentials.
-    pub fn event_bridge(&self, region: &str) -> aws_sdk_eventbridge::Client {
-        aws_sdk_eventbridge::Client::new(&clients::in_region(&self.base, region))
+    ///
+    /// # Errors
+    /// Where the environment's configuration cannot be used.
+    pub async fn event_bridge(&self, region: &str) -> Result<aws_sdk_eventbridge::Client, String> {
+        Ok(aws_sdk_eventbridge::Client::new(&clients::in_region(self.base().await?, region)))
     }
 
-    async fn build(&self, id: &ScopeId, document: Str, spec: Arc<AwsScopeSpec>) -> Scope {
-        let read = clients::as_role(&self.base, id, spec.read_role_name.as_deref(), &spec).await;
-        let act = clients::as_role(&self.base, id, spec.act_role_name.as_deref(), &spec).await;
+    async fn build(&self, base: &SdkConfig, id: &ScopeId, document: Str, spec: Arc<AwsScopeSpec>) -> Scope {
+        let read = clients::as_role(base, id, spec.read_role_name.as_deref(), &spec).await;
+        let act = clients::as_role(base, id, spec.act_role_name.as_deref(), &spec).await;
         let share = spec.share.as_fraction();
         let budget = self.lock().budgets.entry(id.clone()).or_insert_with(|| Arc::new(Budget::new(share))).clone();
         budget.set_share(share);
@@ -144,7 +170,7 @@ impl Scopes {
         }
     }
 
-    async fn accounts(&self, spec: &AwsScopeSpec) -> Result<Vec<Str>, String> {
+    async fn accounts(&self, base: &SdkConfig, spec: &AwsScopeSpec) -> Result<Vec<Str>, String> {
         if !spec.accounts.is_empty() {
             return Ok(spec.accounts.iter().map(|account| account.as_str().into()).collect());
         }
@@ -152,7 +178,7 @@ impl Scopes {
             return Ok(vec![own]);
         }
         let region = spec.regions.first().map_or("us-east-1", String::as_str);
-        let sts = aws_sdk_sts::Client::new(&clients::in_region(&self.base, region));
+        let sts = aws_sdk_sts::Client::new(&clients::in_region(base, region));
         let identity = sts.get_caller_identity().send().await.map_err(|error| {
             let cause = words(&error);
             format!("sts:GetCallerIdentity in {region} failed: {cause}; check the controller's credentials, or list accounts")

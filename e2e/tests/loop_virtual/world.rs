@@ -300,7 +300,7 @@ impl World {
         let began = std::time::Instant::now();
         let controller = loop {
             let (args, surroundings) =
-                (args.clone(), Surroundings { aws: aws.clone(), gateway: config.clone(), kubernetes: None });
+                (args.clone(), Surroundings { aws: Some(aws.clone()), gateway: config.clone(), kubernetes: None });
             // The port may still be held by the one that was killed.
             match runtime.spawn(Controller::start(args, surroundings)).await.unwrap() {
                 Ok(controller) => break controller,

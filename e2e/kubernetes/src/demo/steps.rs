@@ -43,6 +43,7 @@ async fn customer(world: &World, kwok: &mut Kwok) -> Result<Ipv4Addr> {
     world.kubectl(&["taint", "node", "node-2", "gpu=true:NoSchedule"]).await?;
     let labels = BTreeMap::from([("type".to_owned(), "virtual-kubelet".to_owned())]);
     let virtual_node = kwok.nodes("virtual", 1, &labels).await?.remove(0);
+    world.kubectl(&["taint", "node", &virtual_node, "virtual-kubelet.io/provider=kwok:NoSchedule"]).await?;
     let first = world.shop("node-1").await?;
     screen::seen(&format!("{WEB} runs at {first}"));
     let second = world.shop("node-2").await?;
