@@ -78,7 +78,7 @@ impl Run {
         let source = Source::from_env()?;
         if !replaying && matches!(source, Source::Kubernetes(_)) {
             let (score, refused) = oom::spare();
-            tracing::info!(score, refused, "to be ended for lack of memory");
+            tracing::info!(score, refused, "out-of-memory score");
         }
         let mut world = match &self.events {
             Some(path) => replay::world(path)?,
