@@ -90,7 +90,8 @@ async fn enforce(world: &World) -> Result<()> {
         3,
         "The chart grants the rights (`enforce: true`), a RuntimeMonitor enforces: agents come, and coverage follows their heartbeats",
     );
-    world.install(&["enforce=true"]).await?;
+    // The monitor is the user's own: what the chart would make waits ten minutes after its canary.
+    world.install(&["enforce=true", "defaultMonitor=false"]).await?;
     world.answers().await?;
     world.apply(&world.monitor(&world.agent)).await?;
     let wanted = BTreeMap::from([(WEB, "Covered"), (TAINTED, "Covered"), (VIRTUAL, "Uncovered UnsupportedPlatform")]);
@@ -132,10 +133,10 @@ async fn attacks(world: &World, address: Ipv4Addr, benign: Duration) -> Result<(
     }
     let miner = found.iter().find(|finding| finding["type"] == wanted[0]).context("the miner's finding is gone")?;
     for (path, value) in [
-        ("/resource/cluster", "self"),
+        ("/resource/cluster", "k8s/self"),
         ("/resource/namespace", "shop"),
         ("/resource/workload", "Deployment/web-node-1"),
-        ("/resource/node", "node-1"),
+        ("/resource/node", "k8s/self/node/node-1"),
         ("/resource/container/name", "web"),
         ("/resource/container/image", "registry.example.test/shop:1"),
         ("/process/executable", "/tmp/.x/xmrig"),
