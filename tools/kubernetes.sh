@@ -43,8 +43,8 @@ recipe() {
 # How long it takes on two free cores with nothing cached.
 duration() {
     case "$1" in
-        tasuki-kubernetes) echo "Kubernetes $version and etcd in one program; 6 to 10 minutes" ;;
-        helm) echo "installs the chart; 2 to 4 minutes" ;;
+        tasuki-kubernetes) echo "Kubernetes $version and etcd in one program; 8 to 12 minutes" ;;
+        helm) echo "installs the chart; 3 to 5 minutes" ;;
         kwok) echo "nodes and pods that only claim to run; 1 to 3 minutes" ;;
         kubeconform) echo "checks rendered manifests; seconds" ;;
         coredns) echo "names of Services; a minute after Kubernetes" ;;

@@ -140,6 +140,7 @@ async fn pods_run_and_nothing_is_left() {
     drop(node);
     drop(plane);
     nothing_is_left(directory.path(), &number);
+    no_cgroup_is_left(&number);
 }
 
 /// A token for an audience says which pod on which node shows it.
@@ -183,7 +184,7 @@ async fn nodes_that_only_claim_are_ready() {
     nothing_is_left(directory.path(), &number);
 }
 
-/// Of the plane with this number and the files in `directory`: no link, mount, cgroup or process.
+/// Of the plane with this number and the files in `directory`: no link, mount or process.
 fn nothing_is_left(directory: &Path, number: &str) {
     let directory = directory.display().to_string();
     let links = Path::new("/sys/class/net").read_dir().unwrap();
@@ -193,12 +194,6 @@ fn nothing_is_left(directory: &Path, number: &str) {
     assert!(!links.iter().any(ours), "{links:?}");
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(&directory), "{mounts}");
-    for mount in mounts.lines().filter(|line| line.contains(" cgroup")) {
-        let path = Path::new(mount.split(' ').nth(1).unwrap());
-        let groups = path.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let left: Vec<_> = groups.filter(|name| name.starts_with(&format!("tasuki-test-{number}-"))).collect();
-        assert!(left.is_empty(), "{left:?} in {}", path.display());
-    }
     for process in Path::new("/proc").read_dir().unwrap() {
         let path = process.unwrap().path();
         // What ends meanwhile is not left.
@@ -210,5 +205,16 @@ fn nothing_is_left(directory: &Path, number: &str) {
         }
         assert!(!line.contains(&directory), "{} still runs: {line}", path.display());
         assert!(!read("cgroup").contains(&format!("tasuki-test-{number}-")), "{} still runs", path.display());
+    }
+}
+
+/// Of the nodes of the plane with this number.
+fn no_cgroup_is_left(number: &str) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    for mount in mounts.lines().filter(|line| line.contains(" cgroup")) {
+        let path = Path::new(mount.split(' ').nth(1).unwrap());
+        let groups = path.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let left: Vec<_> = groups.filter(|name| name.starts_with(&format!("tasuki-test-{number}-"))).collect();
+        assert!(left.is_empty(), "{left:?} in {}", path.display());
     }
 }
