@@ -14,8 +14,8 @@ use crate::gateway::{self, Certificate, Gateway, Parts, PolicyStore, StsEndpoint
 use crate::http::Http;
 use crate::lease::Held;
 use crate::observe::Observer;
-use crate::scope::kubernetes::Kubernetes;
 use crate::scope::Scopes;
+use crate::scope::kubernetes::Kubernetes;
 use crate::sinks::Sinks;
 use crate::store::{FROZEN, Store};
 use crate::tally::Tally;

@@ -3,11 +3,11 @@
 use super::{Scope, clients, words};
 use crate::act::budget::Budget;
 use aws_config::SdkConfig;
-use tokio::sync::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tasuki_api::desired::AwsScopeSpec;
 use tasuki_core::fleet::{ScopeId, Str};
+use tokio::sync::OnceCell;
 
 /// A document, or a part of one, that cannot be reached as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use kube::Api;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -253,8 +254,19 @@ fn write_files(
         std::fs::create_dir_all(path.parent().unwrap_or(directory))?;
         std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let runc = directory.join(settings::RUNC);
+    std::fs::write(&runc, settings::runc(bounding()?))?;
+    std::fs::set_permissions(&runc, std::fs::Permissions::from_mode(0o755))?;
     plane.write_kubeconfig(&directory.join("kubelet.kubeconfig"), &format!("system:node:{name}"), &["system:nodes"])?;
     plane.write_kubeconfig(&directory.join("proxy.kubeconfig"), "system:kube-proxy", &[])
+}
+
+/// Capabilities that root has here, as a set of bits.
+fn bounding() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("CapBnd:")).context("the kernel names no capabilities")?;
+    Ok(u64::from_str_radix(line.trim(), 16)?)
 }
 
 /// Sleeps: the kernel ends it with its pod.

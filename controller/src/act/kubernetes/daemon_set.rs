@@ -175,6 +175,7 @@ fn pod(agent: &AgentSpec, pods: &PodsSpec, role: Role, home: &Home<'_>) -> Value
                 mount("kernel", "/sys/kernel", false),
                 mount("cgroup", "/sys/fs/cgroup", true),
                 mount("names", "/var/log/containers", true),
+                mount("pods", "/var/log/pods", true),
                 mount("state", "/var/lib/tasuki", false),
             ],
         }],
@@ -185,6 +186,7 @@ fn pod(agent: &AgentSpec, pods: &PodsSpec, role: Role, home: &Home<'_>) -> Value
             volume("kernel", "/sys/kernel", "Directory"),
             volume("cgroup", "/sys/fs/cgroup", "Directory"),
             volume("names", "/var/log/containers", "DirectoryOrCreate"),
+            volume("pods", "/var/log/pods", "DirectoryOrCreate"),
             volume("state", "/var/lib/tasuki", "DirectoryOrCreate"),
         ],
     })

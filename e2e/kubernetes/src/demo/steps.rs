@@ -126,8 +126,11 @@ async fn attacks(world: &World, address: Ipv4Addr, benign: Duration) -> Result<(
         let found = findings(world).await?;
         let kinds: BTreeSet<&str> = found.iter().filter_map(|finding| finding["type"].as_str()).collect();
         Ok(wanted.iter().all(|kind| kinds.contains(kind)).then_some(found))
-    })
-    .await?;
+    });
+    let found = match found.await {
+        Ok(found) => found,
+        Err(error) => return Err(error.context(world.tasuki(&["findings"]).await?)),
+    };
     for kind in wanted {
         screen::seen(kind);
     }

@@ -73,6 +73,11 @@ until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
 ip address add "$1/24" dev eth0
 ip link set eth0 up
 ip route add default via "$2"
+# Pods of the other nodes are on the same link; the machine between them may forward nothing.
+network="${1%.*}"
+for other in 2 3 4 5; do
+    [ "$network.$other" = "$1" ] || ip route add "10.202.${network##*.}.$(((other - 2) * 64))/26" via "$network.$other"
+done
 echo "inside is up"
 exec sleep infinity'
 unshare --mount --net sh -c "$inside" "$directory" "$address" "$gateway" &

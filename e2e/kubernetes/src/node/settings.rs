@@ -8,6 +8,9 @@ use std::path::Path;
 pub const PAUSE: &str = "tasuki.test/pause:1";
 /// Address of the cluster's DNS.
 pub const DNS: &str = "10.96.0.10";
+/// Name of the script that starts runc.
+pub const RUNC: &str = "runc";
+
 /// containerd's, whose paths are the usual ones in a mount namespace of the node's own.
 ///
 /// `registry` serves images, whatever host their names say. This way of naming it is the one that containerd 1.6
@@ -26,10 +29,27 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "{}"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+BinaryName = "{}"
 [plugins."io.containerd.grpc.v1.cri".registry.mirrors."*"]
 endpoint = ["http://{registry}"]
 "#,
         directory.join("cni").display(),
+        directory.join(RUNC).display(),
+    )
+}
+
+/// Starts runc without those capabilities that this machine does not give to root either: with any of them asked for,
+/// runc refuses the whole container. On other machines it changes nothing.
+pub fn runc(bounding: u64) -> String {
+    let missing = caps::all().into_iter().filter(|capability| bounding & (1 << capability.index()) == 0);
+    let edits: Vec<String> = missing.map(|name| format!("s/\"{name}\",//g;s/,\"{name}\"//g;s/\"{name}\"//g")).collect();
+    format!(
+        "#!/bin/sh\nbundle=; before=\nfor word; do\n  [ \"$before\" = --bundle ] && bundle=$word\n  before=$word\ndone\n\
+         [ -z \"$bundle\" ] || sed -i '{}' \"$bundle/config.json\"\nexec runc \"$@\"\n",
+        edits.join(";")
     )
 }
 
