@@ -31,10 +31,7 @@ impl Process {
             .append(true)
             .open(&log)
             .with_context(|| format!("cannot write {}", log.display()))?;
-        // SAFETY: prctl(2) is async-signal-safe and touches no memory.
-        unsafe {
-            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
-        }
+        end_with_owner(&mut command);
         let child = command
             .process_group(0)
             .stdin(Stdio::null())
@@ -116,6 +113,14 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Lets the kernel send SIGTERM to the process when the thread that starts it ends.
+pub fn end_with_owner(command: &mut Command) {
+    // SAFETY: prctl(2) is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
     }
 }
 

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
+use tasuki_e2e::process::end_with_owner;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -55,6 +56,7 @@ pub async fn helm(plane: &ControlPlane, arguments: &[&str]) -> Result<String> {
 /// Runs a command to its end and returns its standard output; `what` names it in errors.
 pub(crate) async fn output(what: &str, mut command: Command, stdin: &[u8]) -> Result<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    end_with_owner(command.as_std_mut());
     let mut child = command.spawn().with_context(|| format!("{what}: cannot start it"))?;
     let mut input = child.stdin.take().context("standard input is piped")?;
     let feed = async move {
