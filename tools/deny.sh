@@ -17,4 +17,6 @@ if [ ! -e "$db/.git" ] || [ "$TASUKI_ADVISORY_DB" -nt "$db/.git" ]; then
     git -C "$db" init -q && git -C "$db" add -A
     git -C "$db" -c user.name=snapshot -c user.email=snapshot@localhost commit -qm "advisory database snapshot"
 fi
+# Offline it sees only what is here; the crates of other platforms are not fetched by a build.
+cargo fetch --locked --quiet
 exec cargo deny --locked --offline check
