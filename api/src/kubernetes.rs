@@ -9,6 +9,8 @@ use std::fmt;
 pub const TOKEN_AUDIENCE: &str = "tasuki.dev/gateway";
 /// Where the projected token lies in the agent's container.
 pub const TOKEN_PATH: &str = "/var/run/secrets/tasuki.dev/token";
+/// Longest token that is read or looked at, bytes. Projected tokens are about 1.2 KiB.
+pub const LONGEST_TOKEN: usize = 8 << 10;
 /// Label of a node in hand-over: [`NEXT_BOTH`] or [`NEXT_ONLY`].
 pub const NEXT_LABEL: &str = "tasuki.dev/agent-next";
 /// Both agents run on the node.

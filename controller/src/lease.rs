@@ -13,6 +13,7 @@
 //! for others. *Caveats*: what a holder sent before it was lost may still arrive; every action is
 //! decided on a state that it re-reads, so a late one does no harm.
 
+use crate::scope::kubernetes::{FIELD_MANAGER, is_conflict};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease as Object, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -128,7 +129,7 @@ impl Lease {
             return Ok(spec.and_then(|spec| spec.holder_identity.clone()));
         }
         let spec = Some(taken(spec, step, &self.id, now));
-        let params = PostParams { field_manager: Some("tasuki".to_owned()), ..PostParams::default() };
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let written = match held {
             // The resourceVersion in it makes this a compare-and-swap.
             Some(held) => self.api.replace(&self.name, &params, &Object { spec, ..held }).await,
@@ -139,7 +140,7 @@ impl Lease {
         };
         match written {
             Ok(_) => Ok(None),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Some("another process".to_owned())),
+            Err(error) if is_conflict(&error) => Ok(Some("another process".to_owned())),
             Err(error) => Err(error.into()),
         }
     }

@@ -34,25 +34,33 @@ pub fn binaries() -> Result<PathBuf> {
     found.map(Path::to_path_buf).context("the other executables are not beside this one; run `cargo build --workspace`")
 }
 
-/// Builds the agent's image; the same agent under another version where `version` differs.
-pub async fn agent_image(client: &bollard::Docker, version: &str) -> Result<AgentImage> {
-    let image = Image::default()
+/// The agent's image, to be built or packed.
+pub fn agent(version: &str) -> Result<Image> {
+    Ok(Image::default()
         .program("/tasuki-agent", &binaries()?.join("tasuki-agent"))?
         .file("/tmp/.keep", 0o644, "")
         .line(&format!("ENV TASUKI_VERSION={version}"))
         .line("ENTRYPOINT [\"/tasuki-agent\"]")
-        .line("CMD [\"supervise\"]");
-    let digest = image.build(client, &format!("{}:{version}", agent_repository())).await?;
+        .line("CMD [\"supervise\"]"))
+}
+
+/// An image whose program ends at once, whatever it is asked, to be built or packed.
+pub fn broken_agent(version: &str) -> Result<Image> {
+    Ok(Image::default()
+        .program("/bin/busybox", Path::new("/bin/busybox"))?
+        .line(&format!("ENV TASUKI_VERSION={version}"))
+        .line("ENTRYPOINT [\"/bin/busybox\", \"false\"]"))
+}
+
+/// Builds the agent's image; the same agent under another version where `version` differs.
+pub async fn agent_image(client: &bollard::Docker, version: &str) -> Result<AgentImage> {
+    let digest = agent(version)?.build(client, &format!("{}:{version}", agent_repository())).await?;
     Ok(AgentImage { version: version.to_owned(), digest })
 }
 
 /// An agent image whose program ends at once, whatever it is asked.
 pub async fn broken_agent_image(client: &bollard::Docker, version: &str) -> Result<AgentImage> {
-    let image = Image::default()
-        .program("/bin/busybox", Path::new("/bin/busybox"))?
-        .line(&format!("ENV TASUKI_VERSION={version}"))
-        .line("ENTRYPOINT [\"/bin/busybox\", \"false\"]");
-    let digest = image.build(client, &format!("{}:{version}", agent_repository())).await?;
+    let digest = broken_agent(version)?.build(client, &format!("{}:{version}", agent_repository())).await?;
     Ok(AgentImage { version: version.to_owned(), digest })
 }
 

@@ -7,13 +7,11 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use tasuki_api::agent::AgentKind;
-use tasuki_api::kubernetes::TOKEN_PATH;
+use tasuki_api::kubernetes::{LONGEST_TOKEN, TOKEN_PATH};
 use url::Url;
 
 use crate::workload::kubernetes::Here;
 
-/// Longest token that is read, bytes. Projected tokens are about 1.2 KiB.
-const LONGEST_TOKEN: u64 = 8 << 10;
 /// Name of the agent's container in its pod.
 const CONTAINER: &str = "tasuki-agent";
 
@@ -84,7 +82,7 @@ pub fn kind(here: &Here) -> AgentKind {
 
 fn read_token(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(LONGEST_TOKEN).read_to_string(&mut text)?;
+    File::open(path)?.take(LONGEST_TOKEN as u64).read_to_string(&mut text)?;
     let text = text.trim();
     if text.is_empty() {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the file is empty"));

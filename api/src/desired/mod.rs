@@ -4,14 +4,18 @@
 //! fields, so that a typing error never silently leaves something unwatched. What lives here is
 //! shape and defaults; checks that need more than one field or document live in the controller.
 
+#[macro_use]
+mod macros;
 mod choices;
 mod kinds;
 mod monitor;
+mod pods;
 mod units;
 
 pub use choices::*;
 pub use kinds::*;
 pub use monitor::*;
+pub use pods::*;
 pub use units::{Duration, Ratio, Size, UnitError};
 
 use serde::{Deserialize, Serialize};

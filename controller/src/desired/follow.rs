@@ -36,22 +36,30 @@ pub async fn follow(dir: PathBuf, poll: Duration) -> (watch::Receiver<Arc<Loaded
             drop(std::mem::replace(&mut watcher, renewed));
             let loaded;
             (loader, loaded) = load(loader, dir.clone()).await;
-            sender.send_if_modified(|held| {
-                let changed = held.hash != loaded.hash || held.problems != loaded.problems || held.held != loaded.held;
-                if changed {
-                    tracing::info!(
-                        documents = loaded.documents.len(),
-                        problems = loaded.problems.len(),
-                        hash = loaded.hash,
-                        "desired state changed"
-                    );
-                    *held = Arc::new(loaded);
-                }
-                changed
-            });
+            publish(&sender, loaded);
         }
     });
     (receiver, task)
+}
+
+/// Passes on what is in force, where it differs from what was.
+pub(super) fn publish(sender: &watch::Sender<Arc<Loaded>>, loaded: Loaded) {
+    sender.send_if_modified(|held| {
+        let changed = held.hash != loaded.hash
+            || held.problems != loaded.problems
+            || held.held != loaded.held
+            || held.origins != loaded.origins;
+        if changed {
+            tracing::info!(
+                documents = loaded.documents.len(),
+                problems = loaded.problems.len(),
+                hash = loaded.hash,
+                "desired state changed"
+            );
+            *held = Arc::new(loaded);
+        }
+        changed
+    });
 }
 
 /// Waits until no notice has come for [`QUIET`].

@@ -21,10 +21,14 @@ use tokio::sync::{mpsc, watch};
 /// Name of the lease that lets one controller act.
 const LEASE: &str = "tasuki";
 
+/// Name of the controller's own pod, which is its host's name.
+fn pod() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| "tasuki".to_owned())
+}
+
 /// Waits until no other controller of this cluster is at work.
 pub(super) async fn lead(args: &RunArgs, cluster: &Kubernetes) -> Held {
-    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| "tasuki".to_owned());
-    let identity = format!("{pod}_{}", ulid::Ulid::new());
+    let identity = format!("{}_{}", pod(), ulid::Ulid::new());
     // A controller that waits is alive, and not ready.
     let waiting = tokio::spawn(crate::web::wait(args.listen));
     let held = Lease::acquire(cluster.client.clone(), &cluster.namespace, LEASE, &identity).await;
@@ -81,8 +85,7 @@ pub(super) fn observe(
 
 /// Who acts in the cluster, and says so in Events.
 pub(super) fn executor(cluster: &Kubernetes, store: Store) -> KubernetesExecutor {
-    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| "tasuki".to_owned());
-    KubernetesExecutor::new(cluster.clone(), store, Events::new(cluster.client.clone(), &pod))
+    KubernetesExecutor::new(cluster.clone(), store, Events::new(cluster.client.clone(), &pod()))
 }
 
 /// Writes coverage and rollouts into the status of monitors.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tasuki_api::coverage::{Counts, Depth, Placement, Reason, TaskCoverage};
+use tasuki_core::decide::Phase;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// A handle on the running engine; cheap to clone.
@@ -130,8 +131,8 @@ pub struct RolloutView {
     pub version: String,
     /// Version that goes.
     pub previous: String,
-    /// `RollingOut`, `Soaking`, `RollingBack`, `Finishing`.
-    pub phase: String,
+    /// Where it is.
+    pub phase: Phase,
     /// Name of the wave.
     pub wave: String,
     /// Units done.

@@ -3,6 +3,7 @@
 use super::{ClusterView, Knowledge, MonitorView, ReasonView, RolloutView};
 use std::collections::BTreeMap;
 use tasuki_api::coverage::{Currency, Reason, TaskCoverage, Verdict};
+use tasuki_core::decide::Phase;
 
 /// One view a monitor in force, in order of priority.
 pub fn monitors(known: &Knowledge, tasks: &[TaskCoverage], clusters: &[ClusterView]) -> Vec<MonitorView> {
@@ -41,11 +42,11 @@ pub fn monitors(known: &Knowledge, tasks: &[TaskCoverage], clusters: &[ClusterVi
 
 /// The rollouts of several clusters as one: the phase of the worst, the counts of all.
 fn rollout<'a>(clusters: impl Iterator<Item = &'a ClusterView>) -> Option<RolloutView> {
-    let gravity = |rollout: &RolloutView| match rollout.phase.as_str() {
-        "RollingBack" => 3,
-        "RollingOut" => 2,
-        "Soaking" => 1,
-        _ => 0,
+    let gravity = |rollout: &RolloutView| match rollout.phase {
+        Phase::RollingBack => 3,
+        Phase::RollingOut => 2,
+        Phase::Soaking => 1,
+        Phase::Finishing => 0,
     };
     clusters.filter_map(|cluster| cluster.rollout.clone()).reduce(|a, b| {
         let (done, of) = (a.done + b.done, a.of + b.of);
@@ -77,7 +78,7 @@ mod tests {
         };
         let all = [cluster("Soaking", 1), cluster("", 0), cluster("RollingBack", 2), cluster("RollingOut", 3)];
         let one = rollout(all.iter()).unwrap();
-        assert_eq!((one.phase.as_str(), one.wave.as_str(), one.done, one.of), ("RollingBack", "RollingBack", 6, 30));
+        assert_eq!((one.phase.name(), one.wave.as_str(), one.done, one.of), ("RollingBack", "RollingBack", 6, 30));
         assert_eq!(rollout(all[1..2].iter()), None);
     }
 }

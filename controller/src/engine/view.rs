@@ -157,7 +157,7 @@ fn rollout_view(status: &RolloutStatus) -> RolloutView {
     RolloutView {
         version: status.version.to_string(),
         previous: status.previous.to_string(),
-        phase: format!("{:?}", status.phase),
+        phase: status.phase,
         wave: status.wave.clone(),
         done: status.done,
         of: status.of,

@@ -7,6 +7,7 @@
 
 use super::policy::{self, PolicyError, PolicyStore};
 use super::{Authority, GatewayError};
+use crate::scope::kubernetes::is_conflict;
 use crate::store::{GATEWAY_CA, GATEWAY_ID, POLICY_KEY, Store, StoreError};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use jiff::Timestamp;
@@ -94,7 +95,7 @@ pub async fn keep_keys(
             tracing::info!(secret = SECRET, namespace, "the gateway's keys were put into a new Secret");
             Ok(KeysFrom::Store)
         }
-        Err(kube::Error::Api(status)) if status.code == 409 => {
+        Err(error) if is_conflict(&error) => {
             let secret = api.get(SECRET).await.map_err(failed("read"))?;
             load(&secret, namespace, store, now).await?;
             tracing::warn!(secret = SECRET, namespace, "another controller made the Secret first; its keys are taken");
@@ -156,6 +157,7 @@ async fn load(secret: &Secret, namespace: &str, store: &Store, now: Timestamp) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::client_of;
     use axum::extract::{Path, State};
     use axum::response::IntoResponse;
     use axum::routing::{get, post};
@@ -203,17 +205,13 @@ mod tests {
         (StatusCode::CREATED, Json(secret)).into_response()
     }
 
-    async fn server() -> (Arc<Server>, kube::Client) {
+    fn server() -> (Arc<Server>, kube::Client) {
         let server = Arc::new(Server::default());
         let router = Router::new()
             .route("/api/v1/namespaces/{namespace}/secrets/{name}", get(read))
             .route("/api/v1/namespaces/{namespace}/secrets", post(make))
             .with_state(server.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        (server, kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap())
+        (server, client_of(router))
     }
 
     fn now() -> Timestamp {
@@ -241,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_store_has_the_old_keys_and_a_higher_serial() {
-        let (server, client) = server().await;
+        let (server, client) = server();
         let first = Store::open("sqlite::memory:").await.unwrap();
         assert_eq!(keep(&client, &first).await.unwrap(), KeysFrom::Store);
         let before = serial(&first).await;
@@ -260,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_two_that_start_together_both_have_the_keys_of_the_first() {
-        let (server, client) = server().await;
+        let (server, client) = server();
         let first = Store::open("sqlite::memory:").await.unwrap();
         keep(&client, &first).await.unwrap();
         let made = server.secret.lock().unwrap().take();
@@ -272,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_damaged_secret_is_named_and_left_alone() {
-        let (server, client) = server().await;
+        let (server, client) = server();
         let store = Store::open("sqlite::memory:").await.unwrap();
         keep(&client, &store).await.unwrap();
         let whole = server.secret.lock().unwrap().clone().unwrap();
@@ -287,6 +285,8 @@ mod tests {
             );
             assert_eq!(server.secret.lock().unwrap().clone(), Some(damaged));
         }
+        // The client is built with TLS even where none is used.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let nobody = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
         assert!(matches!(keep(&nobody, &store).await, Err(KeysError::Api { what: "read", .. })));
     }

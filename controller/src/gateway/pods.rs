@@ -10,9 +10,6 @@ use tasuki_api::agent::{AgentKind, Identity};
 use tasuki_api::kubernetes::{self, PodName};
 use tasuki_core::fleet::Task;
 
-/// Longest token that is looked at, bytes. Projected tokens are about 1.2 KiB.
-const LONGEST_TOKEN: usize = 8 << 10;
-
 /// Where Tasuki's own agents run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentPods {
@@ -74,7 +71,7 @@ pub(super) fn accepted(inner: &Inner) -> Result<&dyn TokenReviewer, Refused> {
 /// Three parts of base64url, as every JWT has: nothing else is worth a question.
 fn is_token(token: &str) -> bool {
     let plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    token.len() <= LONGEST_TOKEN && token.split('.').count() == 3 && token.split('.').all(plain)
+    token.len() <= kubernetes::LONGEST_TOKEN && token.split('.').count() == 3 && token.split('.').all(plain)
 }
 
 /// Compares whom the token was made for with whom the agent says it is.

@@ -179,6 +179,7 @@ fn judge(status: TokenReviewStatus) -> Result<Reviewed, ReviewError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::client_of;
     use axum::extract::State;
     use axum::routing::post;
     use axum::{Json, Router};
@@ -205,17 +206,11 @@ mod tests {
         (StatusCode::CREATED, Json(whole))
     }
 
-    async fn reviewer(answers: HashMap<&'static str, (StatusCode, Value)>) -> (ApiReviewer, Arc<Server>) {
+    fn reviewer(answers: HashMap<&'static str, (StatusCode, Value)>) -> (ApiReviewer, Arc<Server>) {
         let server = Arc::new(Server { answers, asked: Mutex::default() });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let path = "/apis/authentication.k8s.io/v1/tokenreviews";
         let router = Router::new().route(path, post(answer)).with_state(server.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        // The client is built with TLS even where none is used.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
-        (ApiReviewer::new(client), server)
+        (ApiReviewer::new(client_of(router)), server)
     }
 
     fn good() -> Value {
@@ -235,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_good_token_names_pod_and_node_and_is_asked_about_once() {
-        let (reviewer, server) = reviewer(HashMap::from([("good", (StatusCode::OK, good()))])).await;
+        let (reviewer, server) = reviewer(HashMap::from([("good", (StatusCode::OK, good()))]));
         let reviewed = reviewer.review("good").await.unwrap();
         assert_eq!(
             (&*reviewed.namespace, &*reviewed.pod, &*reviewed.pod_uid),
@@ -278,7 +273,7 @@ mod tests {
             ("unbound", without(extra, "authentication.kubernetes.io/pod-uid"), "bound"),
         ];
         let answers = cases.iter().map(|(token, answer, _)| (*token, (StatusCode::OK, answer.clone())));
-        let (reviewer, server) = reviewer(answers.collect()).await;
+        let (reviewer, server) = reviewer(answers.collect());
         for (token, _, why) in &cases {
             let error = reviewer.review(token).await.unwrap_err();
             assert!(matches!(&error, ReviewError::Refused(said) if said.contains(why)), "{token}: {error}");
@@ -293,11 +288,12 @@ mod tests {
         let (reviewer, _) = reviewer(HashMap::from([
             ("forbidden", (StatusCode::FORBIDDEN, status(403, "Forbidden"))),
             ("broken", (StatusCode::INTERNAL_SERVER_ERROR, status(500, "InternalError"))),
-        ]))
-        .await;
+        ]));
         for token in ["forbidden", "broken"] {
             assert!(matches!(reviewer.review(token).await, Err(ReviewError::Unreachable(_))), "{token}");
         }
+        // The client is built with TLS even where none is used.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let nobody = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let nobody = ApiReviewer::new(kube::Client::try_from(nobody).unwrap());
         assert!(matches!(nobody.review("good").await, Err(ReviewError::Unreachable(_))));
@@ -305,7 +301,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_memory_is_bounded_and_counts_what_it_forgets() {
-        let (reviewer, _) = reviewer(HashMap::new()).await;
+        let (reviewer, _) = reviewer(HashMap::new());
         let reviewed = judge(serde_json::from_value(good()).unwrap()).unwrap();
         let now = Instant::now();
         for number in 0..CACHE + 3 {

@@ -103,6 +103,16 @@ pub fn words(error: &kube::Error) -> String {
     }
 }
 
+/// Whether the API server says that there is no such thing.
+pub fn is_absent(error: &kube::Error) -> bool {
+    code(error) == Some(404)
+}
+
+/// Whether the API server says that somebody else was first.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    code(error) == Some(409)
+}
+
 /// HTTP status of a refusal; `None` where there was no answer.
 pub fn code(error: &kube::Error) -> Option<u16> {
     match error {

@@ -50,7 +50,7 @@ fn ready(monitor: Monitor<'_>) -> Finding {
 
 fn reconciling(rollout: Option<&RolloutView>) -> Finding {
     match rollout {
-        Some(rollout) => (Truth::True, phase(rollout), words(rollout)),
+        Some(rollout) => (Truth::True, rollout.phase.name(), words(rollout)),
         None => (Truth::False, "Settled", "no rollout is under way".to_owned()),
     }
 }
@@ -90,7 +90,7 @@ fn rolled_out(known: Option<&MonitorView>, rollout: Option<&RolloutView>, monito
     };
     let version = &agent.version;
     match rollout {
-        Some(rollout) => (Truth::False, phase(rollout), words(rollout)),
+        Some(rollout) => (Truth::False, rollout.phase.name(), words(rollout)),
         None if known.counts.covered == 0 => {
             (Truth::Unknown, "NoAgentReports", format!("no agent reports yet; {version} is wanted"))
         }
@@ -110,15 +110,6 @@ fn unjudged(monitor: Monitor<'_>) -> Finding {
     match monitor.spec {
         Some(_) => (Truth::Unknown, "Starting", "its tasks are not known yet".to_owned()),
         None => (Truth::Unknown, "Refused", "nothing is in force".to_owned()),
-    }
-}
-
-fn phase(rollout: &RolloutView) -> &'static str {
-    match rollout.phase.as_str() {
-        "Soaking" => "Soaking",
-        "RollingBack" => "RollingBack",
-        "Finishing" => "Finishing",
-        _ => "RollingOut",
     }
 }
 

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use tasuki_api::coverage::Counts;
 use tasuki_api::desired::{Mode, RuntimeMonitorSpec};
 use tasuki_api::status::{CoverageCounts, MonitorPhase, MonitorStatus, ReasonCount, RolloutProgress};
+use tasuki_core::decide::Phase;
 
 /// Reasons that a status names.
 const REASONS: usize = 16;
@@ -62,15 +63,15 @@ pub fn status_of(view: &View, monitor: Monitor<'_>, previous: &MonitorStatus, no
 
 fn phase(view: &View, monitor: Monitor<'_>, rollout: Option<&RolloutView>) -> MonitorPhase {
     let Some(spec) = monitor.spec else { return MonitorPhase::Refused };
-    match rollout.map(|rollout| rollout.phase.as_str()) {
+    match rollout.map(|rollout| rollout.phase) {
         _ if spec.mode == Mode::Observe => MonitorPhase::Observing,
         _ if view.frozen || spec.rollout.frozen => MonitorPhase::Frozen,
         _ if spec.rollout.paused => MonitorPhase::Paused,
-        Some("RollingOut") => MonitorPhase::RollingOut,
-        Some("Soaking") => MonitorPhase::Soaking,
-        Some("RollingBack") => MonitorPhase::RollingBack,
-        Some("Finishing") => MonitorPhase::Finishing,
-        _ => MonitorPhase::Settled,
+        Some(Phase::RollingOut) => MonitorPhase::RollingOut,
+        Some(Phase::Soaking) => MonitorPhase::Soaking,
+        Some(Phase::RollingBack) => MonitorPhase::RollingBack,
+        Some(Phase::Finishing) => MonitorPhase::Finishing,
+        None => MonitorPhase::Settled,
     }
 }
 
@@ -108,7 +109,7 @@ fn reasons(known: &MonitorView) -> Vec<ReasonCount> {
 
 fn progress(rollout: &RolloutView) -> RolloutProgress {
     RolloutProgress {
-        phase: rollout.phase.clone(),
+        phase: rollout.phase.name().to_owned(),
         version: rollout.version.clone(),
         previous: rollout.previous.clone(),
         wave: rollout.wave.clone(),

@@ -51,7 +51,7 @@ fn rollout(phase: &str) -> Option<RolloutView> {
     Some(RolloutView {
         version: "1.4.2".to_owned(),
         previous: "1.4.1".to_owned(),
-        phase: phase.to_owned(),
+        phase: serde_json::from_value(phase.into()).unwrap(),
         wave: "canary".to_owned(),
         done: 21,
         of: 412,

@@ -2,8 +2,9 @@
 
 use super::{Monitor, status_of};
 use crate::desired::Loaded;
-use crate::desired::kubernetes::{apply_status, is_absent, resource};
+use crate::desired::kubernetes::{apply_status, resource};
 use crate::engine::View;
+use crate::scope::kubernetes::is_absent;
 use jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, DynamicObject};

@@ -35,6 +35,11 @@ struct Kept {
     failing: Option<u16>,
 }
 
+/// A client that talks to these routes, in process.
+pub fn client_of(routes: Router) -> kube::Client {
+    kube::Client::new(routes, "default")
+}
+
 impl ApiServer {
     /// An empty server.
     pub fn new() -> Self {
@@ -43,8 +48,7 @@ impl ApiServer {
 
     /// A client that talks to it, in process.
     pub fn client(&self) -> kube::Client {
-        let app = Router::new().fallback(answer).with_state(self.clone());
-        kube::Client::new(app, "default")
+        client_of(Router::new().fallback(answer).with_state(self.clone()))
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {

@@ -9,7 +9,7 @@ mod ecs;
 mod sqs;
 mod wire;
 
-pub use api_server::ApiServer;
+pub use api_server::{ApiServer, client_of};
 pub use ecs::{Ecs, arn, service};
 pub use sqs::Sqs;
 pub use wire::{Answer, Wire};

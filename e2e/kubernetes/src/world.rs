@@ -12,7 +12,7 @@ use std::time::Duration;
 use tasuki_e2e::archive::Archive;
 use tasuki_e2e::image::{self, Image};
 use tasuki_e2e::process::until;
-use tasuki_e2e::world::{AgentImage, binaries};
+use tasuki_e2e::world::{self, AgentImage, binaries};
 use tempfile::TempDir;
 
 /// Where the agent's images are, as the YAML names them.
@@ -55,8 +55,9 @@ impl World {
         progress("starting etcd, API server, controller manager and scheduler");
         let plane = ControlPlane::start(directory.path(), "plane", Options::default()).await?;
         let registry = Registry::start(&plane).await?;
-        let (agent, next) = (agent_image(&registry, "0.1.0")?, agent_image(&registry, "0.1.1")?);
-        let broken = broken_image(&registry, "0.1.2")?;
+        let agent = push(&registry, world::agent("0.1.0")?, "0.1.0")?;
+        let next = push(&registry, world::agent("0.1.1")?, "0.1.1")?;
+        let broken = push(&registry, world::broken_agent("0.1.2")?, "0.1.2")?;
         let controller = controller_image()?;
         registry.push(&controller);
         registry.push(&image::shop(&binaries()?.join("tasuki-lab"))?.pack(SHOP)?);
@@ -221,23 +222,9 @@ fn controller_image() -> Result<Archive> {
         .pack(&format!("{CONTROLLER}:0.1.0"))
 }
 
-fn agent_image(registry: &Registry, version: &str) -> Result<AgentImage> {
-    let image = Image::default()
-        .program("/tasuki-agent", &binaries()?.join("tasuki-agent"))?
-        .file("/tmp/.keep", 0o644, "")
-        .line(&format!("ENV TASUKI_VERSION={version}"))
-        .line("ENTRYPOINT [\"/tasuki-agent\"]")
-        .line("CMD [\"supervise\"]")
-        .pack(&format!("{AGENT}:{version}"))?;
-    registry.push(&image);
-    Ok(AgentImage { version: version.to_owned(), digest: image.digest })
-}
-
-fn broken_image(registry: &Registry, version: &str) -> Result<AgentImage> {
-    let image = Image::default()
-        .program("/bin/busybox", Path::new("/bin/busybox"))?
-        .line("ENTRYPOINT [\"/bin/busybox\", \"false\"]")
-        .pack(&format!("{AGENT}:{version}"))?;
+/// Makes an image of the agent's known to the registry.
+fn push(registry: &Registry, image: Image, version: &str) -> Result<AgentImage> {
+    let image = image.pack(&format!("{AGENT}:{version}"))?;
     registry.push(&image);
     Ok(AgentImage { version: version.to_owned(), digest: image.digest })
 }

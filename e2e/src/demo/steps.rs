@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use tasuki_e2e::attack;
+use tasuki_e2e::coverage::{rows, settled};
 use tasuki_e2e::customer::{EC2_CLUSTER, FARGATE_CLUSTER, RunningTask};
 use tasuki_e2e::process::until;
 use tasuki_e2e::screen;
@@ -256,12 +257,6 @@ async fn broken(world: &mut World) -> Result<()> {
     show(world, &["actions"])
 }
 
-/// No rollout is under way in the cluster.
-fn settled(coverage: &Value, cluster: &str) -> bool {
-    let clusters = coverage["clusters"].as_array().into_iter().flatten();
-    clusters.filter(|c| c["name"] == cluster).all(|c| c["rollout"].is_null())
-}
-
 async fn uninstall(world: &mut World) -> Result<()> {
     screen::step(7, "`tasuki uninstall` takes everything out again; the customer's services run on");
     let (code, text) = world.tasuki(&["uninstall", "--yes"])?;
@@ -309,17 +304,6 @@ async fn verdicts(world: &World, wanted: &BTreeMap<&str, &str>) -> Result<()> {
                 .context(world.agent_logs().await.unwrap_or_default()))
         }
     }
-}
-
-/// Workload, verdict, agent version, and verdict with reason, of every task.
-fn rows(coverage: &Value) -> Vec<(String, String, String, String)> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let row = |task: &Value| {
-        let (verdict, reason) = (text(&task["verdict"]), text(&task["reason"]));
-        let both = if reason.is_empty() { verdict.clone() } else { format!("{verdict} {reason}") };
-        (text(&task["workload"]), verdict, text(&task["agentVersion"]), both)
-    };
-    coverage["tasks"].as_array().into_iter().flatten().map(row).collect()
 }
 
 fn show(world: &World, arguments: &[&str]) -> Result<()> {

@@ -20,6 +20,18 @@ pub enum Phase {
     Finishing,
 }
 
+impl Phase {
+    /// The stable name, as it is written in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RollingOut => "RollingOut",
+            Self::Soaking => "Soaking",
+            Self::RollingBack => "RollingBack",
+            Self::Finishing => "Finishing",
+        }
+    }
+}
+
 /// A rollout under way in one cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutStatus {

@@ -6,7 +6,7 @@ use crate::act::outcome::{Outcome, Stop};
 use crate::act::{Owned, OwnedKind};
 use crate::events::{Events, about};
 use crate::observe::kubernetes::node;
-use crate::scope::kubernetes::{ANCHOR, FIELD_MANAGER, Kubernetes, code, labels, words};
+use crate::scope::kubernetes::{ANCHOR, FIELD_MANAGER, Kubernetes, code, is_absent, labels, words};
 use crate::store::{ActionRecord, Store};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -124,6 +124,10 @@ impl KubernetesExecutor {
         Api::namespaced(self.scope.client.clone(), &self.scope.agent_namespace)
     }
 
+    async fn held(&self, name: &str) -> Result<Option<DaemonSet>, Stop> {
+        self.sets().get_opt(name).await.map_err(|error| refused("get daemonsets", &error))
+    }
+
     async fn create(&self, role: Role, agent: &AgentSpec, monitor: &str) -> Result<(), Stop> {
         let Some(pods) = &agent.pods else {
             return Err(Stop::Changed("the agent is not one for pods".to_owned()));
@@ -139,8 +143,7 @@ impl KubernetesExecutor {
         };
         let home = Home { cluster: &self.scope.cluster, namespace, monitor, anchor: &anchor };
         let name = name(agent);
-        let held = self.sets().get_opt(&name).await.map_err(|error| refused("get daemonsets", &error))?;
-        if held.is_some_and(|held| held.metadata.deletion_timestamp.is_some()) {
+        if self.held(&name).await?.is_some_and(|held| held.metadata.deletion_timestamp.is_some()) {
             return Err(Stop::Changed(format!("DaemonSet {name} of an earlier try is still going")));
         }
         let set = daemon_set(agent, pods, role, &home);
@@ -155,8 +158,7 @@ impl KubernetesExecutor {
 
     async fn delete(&self, arn: &str) -> Result<(), Stop> {
         let name = last(arn);
-        let held = self.sets().get_opt(name).await.map_err(|error| refused("get daemonsets", &error))?;
-        let Some(held) = held.filter(is_ours) else { return Ok(()) };
+        let Some(held) = self.held(name).await?.filter(is_ours) else { return Ok(()) };
         let params = DeleteParams {
             preconditions: Some(Preconditions { uid: held.metadata.uid, resource_version: None }),
             propagation_policy: Some(PropagationPolicy::Background),
@@ -164,7 +166,7 @@ impl KubernetesExecutor {
         };
         match self.sets().delete(name, &params).await {
             Ok(_) => Ok(()),
-            Err(error) if code(&error) == Some(404) => Ok(()),
+            Err(error) if is_absent(&error) => Ok(()),
             Err(error) => Err(refused("delete daemonsets", &error)),
         }
     }
@@ -194,8 +196,7 @@ impl KubernetesExecutor {
 
     async fn ours(&self, arn: &str) -> Result<DaemonSet, Stop> {
         let name = last(arn);
-        let held = self.sets().get_opt(name).await.map_err(|error| refused("get daemonsets", &error))?;
-        let held = held.filter(is_ours).filter(|held| held.metadata.deletion_timestamp.is_none());
+        let held = self.held(name).await?.filter(is_ours).filter(|held| held.metadata.deletion_timestamp.is_none());
         held.ok_or_else(|| Stop::Changed(format!("DaemonSet {name} is gone")))
     }
 
@@ -210,8 +211,7 @@ impl KubernetesExecutor {
     }
 
     async fn merge(&self, name: &str, patch: Value) -> Result<(), Stop> {
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let patched = self.sets().patch(name, &params, &Patch::Merge(&patch)).await;
+        let patched = self.sets().patch(name, &as_ourselves(), &Patch::Merge(&patch)).await;
         patched.map(drop).map_err(|error| refused("patch daemonsets", &error))
     }
 
@@ -219,8 +219,7 @@ impl KubernetesExecutor {
         let patch: json_patch::Patch =
             serde_json::from_value(patch).map_err(|error| Stop::Changed(error.to_string()))?;
         let nodes: Api<Node> = Api::all(self.scope.client.clone());
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match nodes.patch(last(arn), &params, &Patch::<Node>::Json(patch)).await {
+        match nodes.patch(last(arn), &as_ourselves(), &Patch::<Node>::Json(patch)).await {
             Ok(changed) => {
                 let read_at = Timestamp::now();
                 changes
@@ -263,6 +262,11 @@ fn terms_of(set: &DaemonSet) -> &[NodeSelectorTerm] {
         Some(&affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms)
     };
     affinity().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// A patch that is no apply names its writer all the same.
+fn as_ourselves() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 /// A DaemonSet that the controller made.

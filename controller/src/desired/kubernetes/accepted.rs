@@ -1,8 +1,9 @@
 //! The `Accepted` condition: the words of `tasuki check` where the author of an object looks first.
 
-use super::{apply_status, is_absent};
+use super::apply_status;
 use crate::desired::Id;
 use crate::desired::problem::{Level, Problem};
+use crate::scope::kubernetes::is_absent;
 use jiff::Timestamp;
 use kube::Client;
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The monitor that a new installation begins with. It is the controller's own until somebody changes it.
 
-use super::{is_absent, is_conflict, resource};
+use super::resource;
+use crate::scope::kubernetes::{FIELD_MANAGER, is_absent, is_conflict};
 use kube::Client;
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -61,7 +62,7 @@ pub async fn apply(
     if held.is_some_and(|held| held.data.get("spec").is_some_and(|spec| includes(spec, &object["spec"]))) {
         return Ok(None);
     }
-    match api.patch(NAME, &PatchParams::apply("tasuki"), &Patch::Apply(&object)).await {
+    match api.patch(NAME, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&object)).await {
         Ok(made) => {
             tracing::info!(cluster, mode = ?wanted.mode, "RuntimeMonitor/default is as the installation says");
             Ok(Some(made))

@@ -2,6 +2,7 @@
 //!
 //! It outlives every restart and needs neither git nor the store. No ConfigMap means not frozen.
 
+use crate::scope::kubernetes::FIELD_MANAGER;
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
@@ -75,5 +76,5 @@ pub async fn set(client: &Client, namespace: &str, frozen: bool) -> Result<(), k
         "metadata": { "name": NAME, "labels": { "app.kubernetes.io/name": "tasuki" } },
         "data": { KEY: frozen.to_string() },
     });
-    api.patch(NAME, &PatchParams::apply("tasuki").force(), &Patch::Apply(&map)).await.map(drop)
+    api.patch(NAME, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&map)).await.map(drop)
 }

@@ -16,6 +16,7 @@ mod watching;
 pub use first::DefaultMonitor;
 
 use super::Loaded;
+use super::follow::publish;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
@@ -104,26 +105,6 @@ pub async fn follow(client: Client, options: Options) -> (watch::Receiver<Arc<Lo
     (receiver, task)
 }
 
-/// Passes on what is in force, where it differs from what was.
-fn publish(sender: &watch::Sender<Arc<Loaded>>, loaded: Loaded) {
-    sender.send_if_modified(|held| {
-        let changed = held.hash != loaded.hash
-            || held.problems != loaded.problems
-            || held.held != loaded.held
-            || held.origins != loaded.origins;
-        if changed {
-            tracing::info!(
-                documents = loaded.documents.len(),
-                problems = loaded.problems.len(),
-                hash = loaded.hash,
-                "desired state changed"
-            );
-            *held = Arc::new(loaded);
-        }
-        changed
-    });
-}
-
 /// The API resource of one of our kinds.
 pub fn resource(kind: &str) -> ApiResource {
     let gvk = GroupVersionKind::gvk(crate::crds::GROUP, crate::crds::VERSION, kind);
@@ -145,16 +126,6 @@ pub async fn apply_status(
     let object = json!({ "apiVersion": API_VERSION, "kind": kind, "metadata": { "name": name }, "status": status });
     // Another writer of the same fields can only be an earlier version of ours.
     api.patch_status(name, &PatchParams::apply(manager).force(), &Patch::Apply(&object)).await.map(drop)
-}
-
-/// Whether the API server says that there is no such thing.
-pub fn is_absent(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
-}
-
-/// Whether the API server says that somebody else was first.
-pub fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! One watch per kind, for ever.
 
-use super::{is_absent, resource};
+use super::resource;
 use crate::crds::{GROUP, plural};
+use crate::scope::kubernetes::{code, is_absent};
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -69,19 +70,16 @@ pub async fn follow(client: Client, kind: &'static str, changes: mpsc::Sender<Ch
 /// What is the matter with a watch, and what to do.
 fn trouble(kind: &str, error: &watcher::Error) -> String {
     let plural = plural(kind).unwrap_or(kind);
-    let code = match error {
-        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => match error {
-            kube::Error::Api(status) => status.code,
-            _ => 0,
-        },
-        _ => 0,
+    let refused = match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => code(error),
+        _ => None,
     };
-    match (code, error) {
+    match (refused, error) {
         (_, watcher::Error::InitialListFailed(error)) if is_absent(error) => format!(
             "the definition {plural}.{GROUP} is not installed: run `kubectl apply --server-side -f manifests/crds/`, \
              or `helm upgrade` with crds.enabled=true"
         ),
-        (401 | 403, _) => format!(
+        (Some(401 | 403), _) => format!(
             "the API server does not let this service account list and watch {plural}.{GROUP}: \
              add the chart's ClusterRole `tasuki` (verbs get, list, watch)"
         ),

@@ -3,8 +3,8 @@
 
 use crate::scope::kubernetes::{Kubernetes, labels};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Node, Pod};
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Node, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::collections::BTreeMap;
 use tasuki_api::kubernetes::{self as names, NEXT_BOTH, NEXT_LABEL, NEXT_ONLY, PodName};
@@ -58,7 +58,8 @@ pub fn pod_task(
     platform: impl Fn(&str) -> (LaunchType, Str),
 ) -> Option<Task> {
     let meta = &pod.metadata;
-    let (spec, status) = (pod.spec.as_ref()?, pod.status.clone().unwrap_or_default());
+    let unknown = PodStatus::default();
+    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref().unwrap_or(&unknown));
     let node = spec.node_name.as_deref().filter(|name| !name.is_empty());
     let (launch, family) = node.map_or((LaunchType::Kubernetes, Str::default()), platform);
     let namespace = meta.namespace.as_deref()?;
@@ -278,8 +279,9 @@ pub fn daemon(
     let noted = |key: &str| meta.annotations.as_ref().and_then(|annotations| annotations.get(key)).cloned();
     let (namespace, name) = (meta.namespace.as_deref()?, meta.name.as_deref()?);
     let arn: Str = names::daemon_set(&scope.cluster, namespace, name).into();
-    let status = set.status.clone().unwrap_or_default();
-    let count = |number: i32| u32::try_from(number).unwrap_or(0);
+    let count = |of: fn(&DaemonSetStatus) -> i32| {
+        set.status.as_ref().and_then(|status| u32::try_from(of(status)).ok()).unwrap_or(0)
+    };
     let mut tags = BTreeMap::from([(OWNER_TAG.to_owned(), noted(labels::MONITOR).unwrap_or_default())]);
     if annotation(meta, labels::PROMOTING) {
         tags.insert(PROMOTING.to_owned(), String::new());
@@ -296,8 +298,8 @@ pub fn daemon(
         strategy: Default::default(),
         daemon: true,
         launch: LaunchType::Kubernetes,
-        desired: count(status.desired_number_scheduled),
-        running: count(status.number_ready),
+        desired: count(|status| status.desired_number_scheduled),
+        running: count(|status| status.number_ready),
         minimum_healthy: 0,
         maximum: 100,
         has_hooks: false,

@@ -55,7 +55,7 @@ fn one(rollout: &RolloutView, spec: Option<&RolloutSpec>, now: Timestamp) -> Str
         "<p>{} → {}: {}, {} of {} ({}), since {}</p>\n",
         text(&rollout.previous),
         text(&rollout.version),
-        text(&rollout.phase),
+        text(rollout.phase.name()),
         rollout.done,
         rollout.of,
         percent(share),
@@ -70,7 +70,7 @@ fn one(rollout: &RolloutView, spec: Option<&RolloutSpec>, now: Timestamp) -> Str
     for (i, wave) in spec.waves.iter().enumerate() {
         let (current, state) = match i {
             i if i < here => ("", "done"),
-            i if i == here => (" aria-current=\"step\"", rollout.phase.as_str()),
+            i if i == here => (" aria-current=\"step\"", rollout.phase.name()),
             _ => ("", "next"),
         };
         out += &format!("<li{current}>{} {}: {}</li>", text(&wave.name), wave.take, text(state));

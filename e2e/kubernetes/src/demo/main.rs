@@ -6,39 +6,24 @@ use anyhow::Result;
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Duration;
-use tasuki_e2e::screen;
+use tasuki_e2e::{screen, unattended};
 use tasuki_e2e_kubernetes::world::World;
 
 /// Runs Tasuki's whole loop on a real Kubernetes cluster on this machine: helm, real pods, a real attack.
 #[derive(Parser)]
-struct Arguments {
-    /// Leave everything running at the end and print how to explore it
-    #[arg(long, env = "KEEP", value_parser = clap::builder::FalseyValueParser::new())]
-    keep: bool,
-    /// How long nothing must be found before the attack
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    benign: u64,
+struct Line {
+    #[command(flatten)]
+    arguments: unattended::Arguments,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // rustls panics where two providers could be meant; an error means that one is installed.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let arguments = Arguments::parse();
-    let outcome = tokio::select! {
-        outcome = demo(&arguments) => outcome,
-        name = screen::interrupted() => Err(anyhow::anyhow!("interrupted by {name}; everything that was started is ended")),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            screen::failure(&error);
-            ExitCode::FAILURE
-        }
-    }
+    let line = Line::parse();
+    // Boxed: its steps are many.
+    unattended::run(Box::pin(demo(&line.arguments))).await
 }
 
-async fn demo(arguments: &Arguments) -> Result<()> {
+async fn demo(arguments: &unattended::Arguments) -> Result<()> {
     let world = World::start(2, screen::progress).await?;
     let result = steps::run(&world, Duration::from_secs(arguments.benign), arguments.keep).await;
     if let Err(error) = result {

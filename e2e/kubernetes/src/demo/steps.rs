@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
+use tasuki_e2e::coverage::{rows, settled};
 use tasuki_e2e::process::until;
 use tasuki_e2e::{attack, screen};
 use tasuki_e2e_kubernetes::Kwok;
@@ -170,7 +171,7 @@ async fn roll(world: &World) -> Result<()> {
             let rows = rows(&coverage);
             let new =
                 [WEB, TAINTED].iter().all(|name| rows.iter().any(|row| row.0 == *name && row.2 == world.next.version));
-            Ok((new && settled(&coverage)).then_some(()))
+            Ok((new && settled(&coverage, "self")).then_some(()))
         })
         .await
     })
@@ -186,13 +187,13 @@ async fn broken(world: &World) -> Result<()> {
     world.apply(&world.monitor(&world.broken)).await?;
     never_without(world, "the broken version is taken back", async {
         until("the roll-out of the broken version begins", LIMIT, || async {
-            Ok((!settled(&world.json(&["coverage"]).await?)).then_some(()))
+            Ok((!settled(&world.json(&["coverage"]).await?, "self")).then_some(()))
         })
         .await?;
         screen::progress("the broken version was started beside the good one");
         until("the broken version is taken back", LIMIT, || async {
             let sets = world.kubectl(&["get", "daemonsets", "--namespace=tasuki-agents", "-o=name"]).await?;
-            Ok((sets.lines().count() == 1 && settled(&world.json(&["coverage"]).await?)).then_some(()))
+            Ok((sets.lines().count() == 1 && settled(&world.json(&["coverage"]).await?, "self")).then_some(()))
         })
         .await
     })
@@ -263,11 +264,6 @@ async fn never_without(world: &World, what: &str, end: impl Future<Output = Resu
     }
 }
 
-/// No rollout is under way.
-fn settled(coverage: &Value) -> bool {
-    coverage["clusters"].as_array().into_iter().flatten().all(|cluster| cluster["rollout"].is_null())
-}
-
 /// Waits until every workload has its verdict (and reason).
 async fn verdicts(world: &World, wanted: &BTreeMap<&str, &str>) -> Result<()> {
     let seen = until("every pod has the verdict that it should have", LIMIT, || async {
@@ -282,17 +278,6 @@ async fn verdicts(world: &World, wanted: &BTreeMap<&str, &str>) -> Result<()> {
         }
         Err(error) => Err(error.context(world.tasuki(&["coverage", "-o", "wide"]).await?)),
     }
-}
-
-/// Workload, verdict, agent version, and verdict with reason, of every task.
-fn rows(coverage: &Value) -> Vec<(String, String, String, String)> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let row = |task: &Value| {
-        let (verdict, reason) = (text(&task["verdict"]), text(&task["reason"]));
-        let both = if reason.is_empty() { verdict.clone() } else { format!("{verdict} {reason}") };
-        (text(&task["workload"]), verdict, text(&task["agentVersion"]), both)
-    };
-    coverage["tasks"].as_array().into_iter().flatten().map(row).collect()
 }
 
 async fn show(world: &World, arguments: &[&str]) -> Result<()> {
