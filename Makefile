@@ -6,14 +6,19 @@ SHELL := bash
 ENV := . tools/env.sh;
 export KEEP
 
-.PHONY: help demo test build lint fmt deny check e2e bench clean
+.PHONY: help demo demo-kubernetes test build lint fmt deny check e2e bench clean
 help: ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
 
 demo: ## run the whole loop on the local cloud; KEEP=1 leaves it running
 	@tools/setup.sh demo
 	@$(ENV) cargo build --workspace --locked
 	@$(ENV) exec $$AS_ROOT "$$CARGO_TARGET_DIR/debug/tasuki-demo" $${KEEP:+--keep}
+
+demo-kubernetes: ## the same on a real Kubernetes on this machine, installed by helm; KEEP=1 leaves it running
+	@tools/setup.sh demo-kubernetes
+	@$(ENV) cargo build --workspace --locked
+	@$(ENV) exec $$AS_ROOT "$$CARGO_TARGET_DIR/debug/tasuki-demo-kubernetes" $${KEEP:+--keep}
 
 test: ## format, lints, licences and advisories, and every test
 	@tools/setup.sh test

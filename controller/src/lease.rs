@@ -13,11 +13,10 @@
 //! for others. *Caveats*: what a holder sent before it was lost may still arrive; every action is
 //! decided on a state that it re-reads, so a late one does no harm.
 
-use crate::scope::kubernetes::{FIELD_MANAGER, is_conflict};
+use crate::scope::kubernetes::{FIELD_MANAGER, Kubernetes, is_conflict};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease as Object, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::Client;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::{Api, ObjectMeta, PostParams};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -84,6 +83,8 @@ pub struct Lease {
     api: Api<Object>,
     name: String,
     id: String,
+    /// What goes takes the lease with it.
+    owner: Option<OwnerReference>,
     /// Holder and time of the lease as they were last seen, and since when.
     seen: Option<(Sight, Instant)>,
 }
@@ -91,11 +92,13 @@ pub struct Lease {
 impl Lease {
     /// Waits until the lease is held by `identity`, which no other process may have (the pod's name
     /// and uid). Failures are logged and tried again.
-    pub async fn acquire(client: Client, namespace: &str, name: &str, identity: &str) -> Held {
-        let api = Api::namespaced(client, namespace);
-        let mut lease = Self { api, name: name.to_owned(), id: identity.to_owned(), seen: None };
+    pub async fn acquire(cluster: &Kubernetes, name: &str, identity: &str) -> Held {
+        let api = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let mut lease = Self { api, name: name.to_owned(), id: identity.to_owned(), owner: None, seen: None };
         let mut said = String::new();
         loop {
+            // Whose the lease is does not decide who leads.
+            lease.owner = cluster.anchor(&cluster.namespace).await.unwrap_or_default();
             let tried = lease.attempt().await;
             let words = match &tried {
                 Ok(None) => {
@@ -134,7 +137,8 @@ impl Lease {
             // The resourceVersion in it makes this a compare-and-swap.
             Some(held) => self.api.replace(&self.name, &params, &Object { spec, ..held }).await,
             None => {
-                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+                let owner_references = self.owner.clone().map(|owner| vec![owner]);
+                let metadata = ObjectMeta { name: Some(self.name.clone()), owner_references, ..ObjectMeta::default() };
                 self.api.create(&params, &Object { metadata, spec }).await
             }
         };

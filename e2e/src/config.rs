@@ -5,6 +5,11 @@ use crate::world::{AgentImage, agent_repository};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
+/// A name that the demonstration's miner asks for.
+pub const THREATS: &str = "# A name that the demonstration's miner asks for.\napiVersion: tasuki.dev/v1alpha1\n\
+    kind: ThreatList\nmetadata: { name: pools }\nspec:\n  verdict: Threat\n  entity: Domain\n  \
+    category: CryptoCurrency\n  inline: [pool.example.test]\n";
+
 /// A directory of YAML.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -27,12 +32,7 @@ impl Config {
                 role("tasuki-agent-execution")
             ),
         )?;
-        config.write(
-            "threats.yaml",
-            "# A name that the demonstration's miner asks for.\napiVersion: tasuki.dev/v1alpha1\nkind: ThreatList\n\
-             metadata: { name: pools }\nspec:\n  verdict: Threat\n  entity: Domain\n  category: CryptoCurrency\n  \
-             inline: [pool.example.test]\n",
-        )?;
+        config.write("threats.yaml", THREATS)?;
         config.write(
             "sink.yaml",
             "# Every finding of at least Medium becomes an event on the default bus.\napiVersion: tasuki.dev/v1alpha1\n\

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod attack;
 pub mod benign;
 pub mod config;
+pub mod controller;
 pub mod coverage;
 pub mod customer;
 pub mod dockerd;

@@ -1,11 +1,12 @@
 //! A world on one machine: Docker Engine, local cloud, customer, controller; each a real part.
 
 use crate::config::Config;
+use crate::controller::{Controller, free_port};
 use crate::customer::{ACCOUNT, Customer, Key, REGION, sdk};
 use crate::dockerd::Dockerd;
 use crate::image::{self, Image};
 use crate::process::{Process, until};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -96,8 +97,7 @@ pub struct World {
     pub shop: String,
     /// Endpoint of the local cloud.
     pub endpoint: String,
-    controller: Option<Process>,
-    web: String,
+    controller: Option<Controller>,
     cloud: Option<Process>,
     docker: Option<Dockerd>,
     directory: TempDir,
@@ -139,7 +139,6 @@ impl World {
             shop,
             endpoint,
             controller: None,
-            web: String::new(),
             cloud: Some(cloud),
             docker: Some(docker),
             directory,
@@ -149,72 +148,44 @@ impl World {
 
     /// Starts the controller, or starts it again.
     pub async fn start_controller(&mut self) -> Result<()> {
-        let web = free_port()?;
-        let state = self.directory.path().join("state");
-        let mut command = Command::new(binaries()?.join("tasuki"));
-        command.arg("run").arg("--config-dir").arg(self.config.directory()).arg("--state-dir").arg(&state);
-        command.args(["--listen", &format!("127.0.0.1:{web}")]);
-        command.args([
-            "--gateway-listen",
-            &format!("{SUBNET}.1:8443"),
-            "--gateway-url",
-            &format!("https://{SUBNET}.1:8443"),
-        ]);
-        command.args(["--aws-endpoint", &self.endpoint, "--log", "info"]);
-        aws_environment(&mut command, &self.endpoint, CONTROLLER);
-        let mut process = Process::start("controller", command, self.directory.path())?;
-        self.web = format!("http://127.0.0.1:{web}");
-        let url = format!("{}/readyz", self.web);
-        let ready = until("the controller has read everything once", Duration::from_secs(60), || {
-            let alive = process.alive();
-            let url = url.clone();
-            async move {
-                alive?;
-                Ok(crate::http::send("GET", &url, "").await.ok())
-            }
+        let (config, endpoint) = (self.config.directory().to_owned(), self.endpoint.clone());
+        let gateway = format!("{SUBNET}.1:8443");
+        let started = Controller::start(self.directory.path(), "controller", |command| {
+            command.arg("--config-dir").arg(config).args(["--gateway-listen", &gateway]);
+            command.args(["--gateway-url", &format!("https://{gateway}"), "--aws-endpoint", &endpoint]);
+            command.env("AWS_ENDPOINT_URL", &endpoint).env("AWS_REGION", REGION);
+            command.env("AWS_ACCESS_KEY_ID", CONTROLLER.0).env("AWS_SECRET_ACCESS_KEY", CONTROLLER.1);
         });
-        let ready = ready.await;
-        self.controller = Some(process);
-        ready.map(drop).map_err(|error| error.context(self.controller_log()))
+        self.controller = Some(started.await?);
+        Ok(())
     }
 
     /// Ends the controller with SIGKILL, as a crash would.
     pub fn kill_controller(&mut self) -> Result<()> {
-        if let Some(mut controller) = self.controller.take() {
-            controller.signal(nix::sys::signal::Signal::SIGKILL)?;
-            controller.wait(Duration::from_secs(10))?;
-        }
-        Ok(())
+        self.controller.take().map_or(Ok(()), Controller::kill)
+    }
+
+    /// The controller, once it was started.
+    ///
+    /// # Errors
+    /// Before.
+    pub fn controller(&self) -> Result<&Controller> {
+        self.controller.as_ref().context("the controller was not started")
     }
 
     /// The end of the controller's log.
     pub fn controller_log(&self) -> String {
-        self.controller
-            .as_ref()
-            .map(|controller| format!("the controller's log ends with:\n{}", controller.tail()))
-            .unwrap_or_default()
+        self.controller.as_ref().map(Controller::log).unwrap_or_default()
     }
 
-    /// Runs `tasuki` with these arguments, as a user would; returns exit code and standard output.
+    /// Runs `tasuki` with these arguments, as a user would; returns exit code and what it said.
     pub fn tasuki(&self, arguments: &[&str]) -> Result<(i32, String)> {
-        let output = Command::new(binaries()?.join("tasuki"))
-            .args(arguments)
-            .env("TASUKI_SERVER", &self.web)
-            .env("TASUKI_STATE_DIR", self.directory.path().join("state"))
-            .env("COLUMNS", "150")
-            .output()?;
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        Ok((output.status.code().unwrap_or(-1), text))
+        self.controller()?.tasuki(arguments)
     }
 
     /// Runs `tasuki … -o json` and parses its answer.
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let mut all = arguments.to_vec();
-        all.extend(["-o", "json"]);
-        let (code, text) = self.tasuki(&all)?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("`tasuki {}` ended with {code} and said: {text}", all.join(" ")))
+        self.controller()?.json(arguments)
     }
 
     /// Standard output of every container of a task, for what an agent said.
@@ -242,14 +213,16 @@ impl World {
     pub fn how_to_explore(&self) -> String {
         let binaries = binaries().unwrap_or_default();
         let docker = self.docker.as_ref().map(|docker| docker.host.clone()).unwrap_or_default();
+        let controller = self.controller.as_ref();
+        let (web, state) = controller.map(|it| (it.web.clone(), it.state.display().to_string())).unwrap_or_default();
         format!(
             "   export PATH={}:$PATH TASUKI_SERVER={} TASUKI_STATE_DIR={}\n   tasuki coverage; tasuki findings; tasuki actions   (page: {})\n   \
              $EDITOR {}\n   export AWS_ENDPOINT_URL={} AWS_REGION={REGION} AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={}\n   \
              aws ecs list-services --cluster shop-fargate\n   DOCKER_HOST={docker} docker ps\n   logs: {}/*.log",
             binaries.display(),
-            self.web,
-            self.directory.path().join("state").display(),
-            self.web,
+            web,
+            state,
+            web,
             self.config.directory().join("monitor.yaml").display(),
             self.endpoint,
             CUSTOMER.0,
@@ -306,25 +279,4 @@ async fn start_cloud(docker: &Dockerd, directory: &Path) -> Result<(Process, Str
     })
     .await?;
     Ok((process, endpoint))
-}
-
-fn aws_environment(command: &mut Command, endpoint: &str, key: (&str, &str)) {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("AWS_") {
-            command.env_remove(name);
-        }
-    }
-    command.env("AWS_ENDPOINT_URL", endpoint).env("AWS_REGION", REGION);
-    command.env("AWS_ACCESS_KEY_ID", key.0).env("AWS_SECRET_ACCESS_KEY", key.1);
-    command.env("AWS_EC2_METADATA_DISABLED", "true");
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let port = listener.local_addr()?.port();
-    if port == 0 {
-        bail!("no free port on loopback");
-    }
-    Ok(port)
 }

@@ -1,11 +1,14 @@
 //! The kinds as Kubernetes custom resource definitions, generated from the types of `tasuki_api`.
 //!
 //! Only what the API server needs is made here: a structural schema (`structural`), the rules that
-//! CEL can say cheaply (`rules`), names and columns. `tasuki generate` writes the files. The types
+//! CEL can say cheaply (`rules`), names and columns; `lacking` compares with what a cluster has. `tasuki generate` writes the files. The types
 //! themselves know nothing of Kubernetes, so the agent links no client.
 
+mod lacking;
 mod rules;
 mod structural;
+
+pub use lacking::lacking;
 
 use crate::desired::schema_of;
 use serde_json::{Value, json};

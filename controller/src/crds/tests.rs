@@ -54,3 +54,41 @@ fn every_kind_is_structural_and_bounded_and_has_its_rules() {
     // A type or field that is renamed must not lose its rule unseen.
     insta::assert_snapshot!("rules", rules.join("\n"));
 }
+
+/// The definition of RuntimeMonitor after `change` was made to its schema.
+fn changed(change: impl FnOnce(&mut Value)) -> Value {
+    let mut stored = definition("RuntimeMonitor").unwrap();
+    change(&mut stored["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]);
+    stored
+}
+
+#[test]
+fn a_definition_that_has_more_lacks_nothing_and_an_older_one_is_told_by_its_fields_and_words() {
+    for kind in Document::KINDS {
+        assert_eq!(lacking(kind, &definition(kind).unwrap()), [""; 0], "{kind}");
+    }
+    let lacks = |change: fn(&mut Value)| lacking("RuntimeMonitor", &changed(change));
+    let more = |properties: &mut Value| {
+        properties["spec"]["properties"]["more"] = json!({ "type": "string" });
+        properties["spec"]["properties"]["mode"]["enum"].as_array_mut().unwrap().push("More".into());
+    };
+    assert_eq!(lacks(more), [""; 0]);
+    let fewer = |properties: &mut Value| {
+        let waves = &mut properties["spec"]["properties"]["rollout"]["properties"]["waves"];
+        waves["items"]["properties"].as_object_mut().unwrap().remove("soak");
+        properties["spec"]["properties"].as_object_mut().unwrap().remove("exclusions");
+        properties["spec"]["properties"]["mode"]["enum"].as_array_mut().unwrap().retain(|word| word != "Enforce");
+        properties["status"]["properties"].as_object_mut().unwrap().remove("phase");
+    };
+    let mut found = lacks(fewer);
+    found.sort();
+    assert_eq!(found, ["spec.exclusions", "spec.mode: Enforce", "spec.rollout.waves[].soak", "status.phase"]);
+    // One that keeps what it does not know drops nothing.
+    assert_eq!(
+        lacks(|properties| properties["spec"] = json!({ "x-kubernetes-preserve-unknown-fields": true })),
+        [""; 0]
+    );
+    let mut other = definition("RuntimeMonitor").unwrap();
+    other["spec"]["versions"][0]["name"] = "v1".into();
+    assert_eq!(lacking("RuntimeMonitor", &other), ["version v1alpha1"]);
+}

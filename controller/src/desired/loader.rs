@@ -13,7 +13,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tasuki_api::desired::Document;
+use tasuki_api::desired::{Document, Mode};
 
 /// A file larger than this is not read (a Kubernetes object ends at 1.5 MiB too).
 pub const MAX_FILE: u64 = 2 << 20;
@@ -38,6 +38,8 @@ pub struct Loaded {
     pub hash: String,
     /// Files that were read.
     pub files: usize,
+    /// Monitors that say Enforce and are in force as Observe, and why.
+    pub held_back: BTreeMap<Id, String>,
     /// Objects that this came from, good or bad; a directory has none.
     pub origins: BTreeMap<Id, Origin>,
 }
@@ -55,6 +57,24 @@ impl Loaded {
     /// The documents in force, by kind and name.
     pub fn documents(&self) -> Vec<Document> {
         self.documents.values().map(|document| Document::clone(document)).collect()
+    }
+
+    /// Puts every monitor that enforces into force as one that observes; returns which.
+    pub(super) fn let_no_monitor_enforce(&mut self, why: &str) -> Vec<Id> {
+        let mut ids = Vec::new();
+        for (id, document) in &mut self.documents {
+            let Document::RuntimeMonitor(monitor) = &**document else { continue };
+            if monitor.spec.mode != Mode::Enforce {
+                continue;
+            }
+            let mut monitor = monitor.clone();
+            monitor.spec.mode = Mode::Observe;
+            *document = Arc::new(Document::RuntimeMonitor(monitor));
+            ids.push(id.clone());
+        }
+        self.held_back = ids.iter().map(|id| (id.clone(), why.to_owned())).collect();
+        self.hash = hash(&self.documents);
+        ids
     }
 
     /// Whether anything was refused.

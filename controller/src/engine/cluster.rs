@@ -31,7 +31,7 @@ pub(super) async fn lead(args: &RunArgs, cluster: &Kubernetes) -> Held {
     let identity = format!("{}_{}", pod(), ulid::Ulid::new());
     // A controller that waits is alive, and not ready.
     let waiting = tokio::spawn(crate::web::wait(args.listen));
-    let held = Lease::acquire(cluster.client.clone(), &cluster.namespace, LEASE, &identity).await;
+    let held = Lease::acquire(cluster, LEASE, &identity).await;
     waiting.abort();
     // Its end gives the address back; that it was aborted is no news.
     let _ = waiting.await;

@@ -36,7 +36,7 @@ impl Freezer {
                     )
                 })
             }
-            Self::Cluster(cluster) => config_map::set(&cluster.client, &cluster.namespace, on).await.map_err(|error| {
+            Self::Cluster(cluster) => config_map::set(cluster, on).await.map_err(|error| {
                 let (name, detail) = (config_map::NAME, words(&error));
                 format!("nothing is {word}: ConfigMap {}/{name} was not written: {detail}", cluster.namespace)
             }),

@@ -46,7 +46,7 @@ fn a_renewal_keeps_the_time_of_taking_and_a_take_over_is_counted() {
 }
 
 async fn acquire(server: &ApiServer, id: &str) -> Held {
-    Lease::acquire(server.client(), "tasuki-system", "tasuki", id).await
+    Lease::acquire(&server.cluster(), "tasuki", id).await
 }
 
 fn holder(server: &ApiServer) -> String {
@@ -65,6 +65,17 @@ async fn one_leads_and_the_next_follows_when_it_is_given_back() {
     let second = second.await.unwrap();
     assert_eq!(holder(&server), "b");
     drop(second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_belongs_to_the_release_whose_anchor_is_there() {
+    let server = ApiServer::new();
+    server.put(
+        "/api/v1/namespaces/tasuki-system/configmaps/tasuki-anchor",
+        json!({ "metadata": { "name": "tasuki-anchor", "uid": "u-1" } }),
+    );
+    let _held = acquire(&server, "a").await;
+    assert_eq!(server.get(PATH).unwrap()["metadata"]["ownerReferences"][0]["uid"], "u-1");
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,8 @@ use tasuki_api::status::{StatusCondition, Truth};
 /// Whether it holds, the word for programs, the words for people.
 type Finding = (Truth, &'static str, String);
 
+/// The reason where a monitor may not enforce what it says.
+const HELD_BACK: &str = "DefinitionsTooOld";
 /// Reasons that a message names.
 const NAMED: usize = 5;
 
@@ -37,6 +39,9 @@ pub fn of(
 }
 
 fn ready(monitor: Monitor<'_>) -> Finding {
+    if let Some(why) = monitor.held_back {
+        return (Truth::False, HELD_BACK, why.to_owned());
+    }
     match (monitor.refused, monitor.spec) {
         (false, Some(_)) => (Truth::True, "InForce", "this generation is in force".to_owned()),
         (true, Some(_)) => (
@@ -56,6 +61,9 @@ fn reconciling(rollout: Option<&RolloutView>) -> Finding {
 }
 
 fn stalled(monitor: Monitor<'_>) -> Finding {
+    if let Some(why) = monitor.held_back {
+        return (Truth::True, HELD_BACK, why.to_owned());
+    }
     match monitor.refused || monitor.spec.is_none() {
         true => (Truth::True, "Refused", "write the document as Accepted says".to_owned()),
         false => (Truth::False, "Going", "nothing waits for a person".to_owned()),

@@ -32,6 +32,8 @@ pub struct Monitor<'a> {
     pub spec: Option<&'a RuntimeMonitorSpec>,
     /// This generation was refused.
     pub refused: bool,
+    /// It says Enforce, and `spec` does not: why.
+    pub held_back: Option<&'a str>,
 }
 
 /// The status of `monitor`. `previous`: what was written last.

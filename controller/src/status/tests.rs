@@ -61,7 +61,8 @@ fn rollout(phase: &str) -> Option<RolloutView> {
 }
 
 fn of(view: &View, spec: Option<&RuntimeMonitorSpec>, refused: bool) -> MonitorStatus {
-    status_of(view, Monitor { name: "prod", generation: 7, spec, refused }, &MonitorStatus::default(), at(1))
+    let monitor = Monitor { name: "prod", generation: 7, spec, refused, held_back: None };
+    status_of(view, monitor, &MonitorStatus::default(), at(1))
 }
 
 /// `Type=Status/Reason` of each condition.
@@ -72,6 +73,19 @@ fn brief(conditions: &[StatusCondition]) -> String {
 
 fn message<'a>(status: &'a MonitorStatus, kind: &str) -> &'a str {
     &status.conditions.iter().find(|condition| condition.kind == kind).unwrap().message
+}
+
+#[test]
+fn a_monitor_that_may_not_enforce_waits_for_a_person_and_says_for_what() {
+    let (view, mut spec) = (view(counts(1, 0, 0, 0)), enforcing());
+    spec.mode = Mode::Observe;
+    let monitor =
+        Monitor { name: "prod", generation: 7, spec: Some(&spec), refused: false, held_back: Some("the reason") };
+    let status = status_of(&view, monitor, &MonitorStatus::default(), at(1));
+    let said = brief(&status.conditions);
+    assert!(said.contains("Ready=False/DefinitionsTooOld"), "{said}");
+    assert!(said.contains("Stalled=True/DefinitionsTooOld"), "{said}");
+    assert_eq!((message(&status, "Ready"), status.phase), ("the reason", Some(MonitorPhase::Observing)));
 }
 
 #[test]

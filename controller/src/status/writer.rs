@@ -83,7 +83,8 @@ impl Writer {
             if view.at.is_none() && !refused {
                 continue;
             }
-            let monitor = Monitor { name: &key.0, generation, spec, refused };
+            let held_back = loaded.held_back.get(&id).map(String::as_str);
+            let monitor = Monitor { name: &key.0, generation, spec, refused, held_back };
             match self.one(view, monitor, &key, now).await {
                 Ok(()) => {}
                 // Gone in the meantime.

@@ -3,6 +3,7 @@
 //! It keeps JSON as it comes and checks nothing: what a real server does with our definitions is
 //! proved in e2e.
 
+use crate::scope::kubernetes::Kubernetes;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -49,6 +50,16 @@ impl ApiServer {
     /// A client that talks to it, in process.
     pub fn client(&self) -> kube::Client {
         client_of(Router::new().fallback(answer).with_state(self.clone()))
+    }
+
+    /// The cluster that it serves.
+    pub fn cluster(&self) -> Kubernetes {
+        Kubernetes {
+            client: self.client(),
+            cluster: "self".into(),
+            namespace: "tasuki-system".into(),
+            agent_namespace: "tasuki-agents".into(),
+        }
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {

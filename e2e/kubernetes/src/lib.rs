@@ -10,6 +10,7 @@
 //! server, `10.201.N.2` to `.5` are nodes, `10.202.N.0/24` are their pods, `127.201.N.1` is etcd.
 //! Services have `10.96.0.0/16`, which only nodes and pods reach.
 
+pub mod agents;
 mod bridge;
 mod certificates;
 mod kubeconfig;
@@ -18,9 +19,12 @@ pub mod node;
 pub mod plane;
 pub mod programs;
 pub mod registry;
+pub mod release;
 pub mod world;
 
+pub use agents::Agents;
 pub use kwok::Kwok;
 pub use node::Node;
 pub use plane::{ControlPlane, Options};
 pub use programs::{helm, kubectl};
+pub use release::Release;

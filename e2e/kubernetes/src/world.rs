@@ -203,7 +203,10 @@ impl World {
 }
 
 /// The chart of this checkout.
-fn chart() -> Result<PathBuf> {
+///
+/// # Errors
+/// Where there is no checkout.
+pub fn chart() -> Result<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     let chart = own.ancestors().nth(2).context("the crate lies elsewhere")?.join("charts/tasuki");
     if !chart.join("Chart.yaml").exists() {

@@ -45,7 +45,7 @@ pub(super) fn judge<T: Trace>(workload: &WorkloadView<'_, '_>, state: &TaskState
         agent: None,
         since: world.now,
     };
-    trace.fact(Source::Ecs, Some(state.seen_at), || {
+    trace.fact(Source::of(state.task.launch), Some(state.seen_at), || {
         format!("{:?}, version {}, definition {}", task.status, task.version, id_of(&task.definition))
     });
     if workload.is_own(state) {
@@ -171,9 +171,9 @@ fn with_sidecar<T: Trace>(
 ) -> Outcome {
     let world = workload.cluster.world;
     let Some(container) = agent_container(state) else { return STARTING };
-    trace.fact(Source::Ecs, Some(state.seen_at), || format!("container {} is {}", container.name, container.status));
+    trace.fact(Source::of(state.task.launch), Some(state.seen_at), || format!("container {} is {}", container.name, container.status));
     if is_leaving(state) && state.reported_at.is_some() {
-        trace.fact(Source::Ecs, Some(state.seen_at), || "the task is being stopped".to_owned());
+        trace.fact(Source::of(state.task.launch), Some(state.seen_at), || "the task is being stopped".to_owned());
         return COVERED;
     }
     if let Some(reason) = container_failure(container, trace) {
@@ -191,7 +191,7 @@ fn with_sidecar<T: Trace>(
         return STARTING;
     }
     trace.detail(|| match (fresh, state.reported_at) {
-        (Some(_), _) => format!("ECS says that container {} is {}", container.name, container.status),
+        (Some(_), _) => format!("{} says that container {} is {}", Source::of(state.task.launch), container.name, container.status),
         (None, Some(_)) => "its agent reported before and is silent now".to_owned(),
         (None, None) => "its agent never reported".to_owned(),
     });
@@ -204,7 +204,7 @@ fn without_sidecar<T: Trace>(
     state: &TaskState,
     trace: &mut T,
 ) -> Outcome {
-    trace.fact(Source::Ecs, Some(state.seen_at), || {
+    trace.fact(Source::of(state.task.launch), Some(state.seen_at), || {
         let names: Vec<_> = state.task.containers.iter().map(|c| &*c.name).collect();
         format!("no agent among its containers ({})", names.join(", "))
     });
@@ -233,7 +233,7 @@ fn on_node<T: Trace>(
     let young = is_young(monitor, state, world.now) && state.reported_at.is_none();
     let daemons = state.task.node.as_deref().map_or(&[][..], |node| workload.cluster.daemons_on(node));
     if let Some(daemon) = daemons.iter().max_by_key(|d| d.first_seen) {
-        trace.fact(Source::Ecs, Some(daemon.seen_at), || {
+        trace.fact(Source::of(daemon.task.launch), Some(daemon.seen_at), || {
             format!("the node's agent is task {}, {:?}", daemon.task.id(), daemon.task.status)
         });
         if let Some(reason) = agent_container(daemon).and_then(|c| container_failure(c, trace)) {
@@ -266,7 +266,7 @@ fn on_node<T: Trace>(
     // ECS waits longer and longer between two tries: what failed last is why there is none now.
     let fallen = state.task.node.as_deref().and_then(|node| world.fleet.fallen_agent(node, world.now));
     if let Some(fallen) = fallen {
-        trace.fact(Source::Ecs, Some(fallen.at), || "the last agent task on the node failed".to_owned());
+        trace.fact(Source::of(state.task.launch), Some(fallen.at), || "the last agent task on the node failed".to_owned());
         if let Some(reason) = container_failure(&fallen.value, trace) {
             return unhealthy(reason);
         }

@@ -1,6 +1,7 @@
 //! The facts behind a verdict. Judging and explaining run the same code: judging with [`Silent`],
 //! which costs nothing, explaining with [`Told`], which keeps every line.
 
+use crate::fleet::LaunchType;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Source {
     /// An ECS event or API answer.
     Ecs,
+    /// An answer of a Kubernetes API server.
+    Kubernetes,
     /// A heartbeat.
     Agent,
     /// A document in git.
@@ -28,10 +31,18 @@ pub struct Fact {
     pub at: Option<Timestamp>,
 }
 
+impl Source {
+    /// Who says how a task of this kind is.
+    pub(super) fn of(launch: LaunchType) -> Self {
+        if launch.is_kubernetes() { Self::Kubernetes } else { Self::Ecs }
+    }
+}
+
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Ecs => "ECS",
+            Self::Kubernetes => "Kubernetes",
             Self::Agent => "agent",
             Self::Desired => "git",
             Self::Memory => "memory",

@@ -4,7 +4,7 @@ use super::{Monitor, Version, names::may_meet};
 use crate::fleet::Str;
 use std::collections::BTreeMap;
 use tasuki_api::desired::{
-    AwsScopeSpec, EcsTargets, KubernetesTargets, Mode, NameFilter, RuntimeMonitorSpec, Standalone,
+    AwsScopeSpec, Delivery, EcsTargets, KubernetesTargets, Mode, NameFilter, NodeStartup, RuntimeMonitorSpec, Standalone,
 };
 use wildmatch::WildMatch;
 
@@ -89,6 +89,18 @@ pub(super) fn of_monitor(
             "spec.ecs.fargate.standalone",
             "LatestRevision is not acted on by this version: standalone tasks are reported; use `tasuki render`"
                 .to_owned(),
+        );
+    }
+    if spec.kubernetes.startup == NodeStartup::TaintUntilReady {
+        refuse(
+            "spec.kubernetes.startup",
+            "TaintUntilReady is not acted on by this version: pods start at once, as with BestEffort".to_owned(),
+        );
+    }
+    if spec.kubernetes.delivery == Delivery::Live {
+        refuse(
+            "spec.kubernetes.delivery",
+            "Live is not acted on by this version: pods without a node of ours stay as they are".to_owned(),
         );
     }
     for (index, exclusion) in spec.exclusions.iter().enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! It outlives every restart and needs neither git nor the store. No ConfigMap means not frozen.
 
-use crate::scope::kubernetes::FIELD_MANAGER;
+use crate::scope::kubernetes::{FIELD_MANAGER, Kubernetes};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
@@ -68,12 +68,13 @@ pub async fn follow(client: Client, namespace: &str) -> (watch::Receiver<bool>, 
 }
 
 /// Stops every change, or allows it again.
-pub async fn set(client: &Client, namespace: &str, frozen: bool) -> Result<(), kube::Error> {
-    let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+pub async fn set(cluster: &Kubernetes, frozen: bool) -> Result<(), kube::Error> {
+    let owners: Vec<_> = cluster.anchor(&cluster.namespace).await?.into_iter().collect();
+    let api = Api::<ConfigMap>::namespaced(cluster.client.clone(), &cluster.namespace);
     let map = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": { "name": NAME, "labels": { "app.kubernetes.io/name": "tasuki" } },
+        "metadata": { "name": NAME, "labels": { "app.kubernetes.io/name": "tasuki" }, "ownerReferences": owners },
         "data": { KEY: frozen.to_string() },
     });
     api.patch(NAME, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&map)).await.map(drop)

@@ -1,13 +1,15 @@
 //! Desired state as Kubernetes objects: the same documents, checks and words as a directory.
 //!
-//! *Expected flow*: `watching` follows the seven kinds, `objects` judges each object once per
-//! change, `accepted` writes what was found into its status. *Guarantees*: nothing is in force
-//! before every kind was listed; an object that becomes bad keeps its last good version in force
+//! *Expected flow*: `watching` follows the seven kinds and `definitions` what the API server knows of
+//! them, `objects` judges each object once per change, `accepted` writes what was found into its
+//! status. *Guarantees*: nothing is in force before every kind was listed; nothing is enforced beside
+//! a definition that is older than this program; an object that becomes bad keeps its last good version in force
 //! until it is good again or gone; one malformed object stops no other. *Assumptions*: this process
 //! holds the lease, since it writes status. *Caveats*: last good versions are kept in memory, so
 //! they end with the process.
 
 mod accepted;
+mod definitions;
 mod first;
 pub mod freeze;
 mod objects;
@@ -52,14 +54,17 @@ pub async fn follow(client: Client, options: Options) -> (watch::Receiver<Arc<Lo
     let mut watches = JoinSet::new();
     for kind in Document::KINDS {
         watches.spawn(watching::follow(client.clone(), kind, seen.clone()));
+        watches.spawn(definitions::follow(client.clone(), kind, seen.clone()));
     }
     let mut objects = Objects::default();
-    let mut unlisted = BTreeSet::from(Document::KINDS);
-    while !unlisted.is_empty() {
+    let (mut unlisted, mut undefined) = (BTreeSet::from(Document::KINDS), BTreeSet::from(Document::KINDS));
+    while !(unlisted.is_empty() && undefined.is_empty()) {
         // `seen` is held here, so changes never end.
         if let Some(change) = changes.recv().await {
-            if let Change::All(kind, _) = &change {
-                unlisted.remove(kind);
+            match &change {
+                Change::All(kind, _) => drop(unlisted.remove(kind)),
+                Change::Definition(kind, _) => drop(undefined.remove(kind)),
+                _ => {}
             }
             objects.take(change);
         }

@@ -1,6 +1,7 @@
 //! Objects as they were last seen, each judged once per change.
 
 use super::accepted::{self, Verdict};
+use super::definitions::Fit;
 use super::watching::Change;
 use crate::desired::parse::{Parsed, object, schema};
 use crate::desired::problem::{Level, Problem};
@@ -39,6 +40,8 @@ pub struct Objects {
     loader: Loader,
     /// Kinds whose watch does not get through.
     troubles: BTreeMap<&'static str, String>,
+    /// How the stored definitions compare with ours.
+    fits: BTreeMap<&'static str, Fit>,
 }
 
 impl Objects {
@@ -59,6 +62,7 @@ impl Objects {
             Change::One(kind, object) => self.put(kind, *object),
             Change::Gone(kind, name) => self.seen.remove(&(kind.to_owned(), name)).is_some(),
             Change::Trouble(kind, words) => self.troubles.insert(kind, words.clone()) != Some(words),
+            Change::Definition(kind, fit) => self.fits.insert(kind, fit.clone()) != Some(fit),
         }
     }
 
@@ -96,16 +100,40 @@ impl Objects {
     pub fn load(&mut self) -> Loaded {
         let parsed = self.seen.iter().map(|((kind, name), seen)| (format!("{kind}/{name}"), seen.parsed.clone()));
         let parsed = parsed.collect();
-        let troubles = self
-            .troubles
-            .iter()
-            .map(|(kind, words)| Problem { level: Level::Warning, ..Problem::file(kind, words.clone(), Vec::new()) });
-        let troubles = troubles.collect();
+        let unreadable = self.fits.iter().filter_map(|(kind, fit)| match fit {
+            Fit::Unreadable(words) => Some((kind, words)),
+            Fit::Whole | Fit::Older(_) => None,
+        });
+        let troubles = self.troubles.iter().chain(unreadable);
+        let troubles = troubles.map(|(kind, words)| warning(kind, words.clone())).collect();
         let seen = &self.seen;
         let mut loaded = self.loader.take(parsed, troubles, |id, _| seen.contains_key(id));
         let origin = |seen: &Seen| Origin { generation: seen.generation, uid: seen.uid.clone().unwrap_or_default() };
         loaded.origins = self.seen.iter().map(|(id, seen)| (id.clone(), origin(seen))).collect();
+        self.hold_back(&mut loaded);
         loaded
+    }
+
+    /// Lets no monitor enforce beside a definition that is older than this program.
+    fn hold_back(&self, loaded: &mut Loaded) {
+        let older = self.fits.values().find_map(|fit| match fit {
+            Fit::Older(words) => Some(words),
+            Fit::Whole | Fit::Unreadable(_) => None,
+        });
+        let Some(older) = older else { return };
+        let why = format!("treated as Observe, because the API server may have dropped what was written: {older}");
+        let help = "run `helm upgrade` with crds.enabled=true, or `kubectl apply --server-side -f manifests/crds/` of the \
+                    controller's version; then apply your documents again";
+        for id in loaded.let_no_monitor_enforce(&format!("{why} ({help})")) {
+            let name = format!("{}/{}", id.0, id.1);
+            loaded.problems.push(Problem {
+                subject: Some(name.clone()),
+                path: "spec.mode".to_owned(),
+                help: vec![help.to_owned()],
+                ..warning(&name, why.clone())
+            });
+        }
+        loaded.problems.sort();
     }
 
     /// What each object's status should say.
@@ -122,6 +150,10 @@ impl Objects {
         };
         self.seen.iter().map(verdict).collect()
     }
+}
+
+fn warning(of: &str, words: String) -> Problem {
+    Problem { level: Level::Warning, ..Problem::file(of, words, Vec::new()) }
 }
 
 /// What is judged of an object.

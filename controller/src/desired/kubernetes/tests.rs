@@ -210,11 +210,17 @@ async fn a_first_monitor_is_made_where_there_is_none_and_only_then() {
 #[tokio::test(start_paused = true)]
 async fn a_freeze_is_known_at_start_and_followed() {
     let server = ApiServer::new();
-    let client = server.client();
-    freeze::set(&client, "tasuki-system", true).await.unwrap();
+    let (client, cluster) = (server.client(), server.cluster());
+    server.put(
+        "/api/v1/namespaces/tasuki-system/configmaps/tasuki-anchor",
+        json!({ "metadata": { "name": "tasuki-anchor", "uid": "u-1" } }),
+    );
+    freeze::set(&cluster, true).await.unwrap();
+    let held = server.get("/api/v1/namespaces/tasuki-system/configmaps/tasuki-freeze").unwrap();
+    assert_eq!(held["metadata"]["ownerReferences"][0]["uid"], "u-1", "it goes with the release");
     let (mut frozen, _task) = freeze::follow(client.clone(), "tasuki-system").await;
     assert!(*frozen.borrow());
-    freeze::set(&client, "tasuki-system", false).await.unwrap();
+    freeze::set(&cluster, false).await.unwrap();
     frozen.wait_for(|frozen| !frozen).await.unwrap();
     server.put(
         "/api/v1/namespaces/tasuki-system/configmaps/tasuki-freeze",
@@ -241,6 +247,66 @@ async fn two_monitors_of_one_priority_for_the_same_pods_are_told_on_both() {
         let message = accepted(&said)["message"].as_str().unwrap();
         assert!(message.contains("monitors a and b select the same pods with the same priority"), "{message}");
     }
+}
+
+fn enforcing() -> Value {
+    let image = json!({ "repository": "registry.test/agent", "digest": format!("sha256:{}", "a".repeat(64)) });
+    let agent = json!({ "version": "1.4.2", "image": image });
+    monitor(json!({ "mode": "Enforce", "targets": { "kubernetes": {} }, "agent": agent }))
+}
+
+fn mode(loaded: &Loaded, name: &str) -> Mode {
+    match &*loaded.documents[&("RuntimeMonitor".to_owned(), name.to_owned())] {
+        Document::RuntimeMonitor(monitor) => monitor.spec.mode,
+        other => panic!("{}", other.kind()),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_enforced_beside_an_older_definition_until_it_is_upgraded() {
+    let server = ApiServer::new();
+    let of = |kind: &str| format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind}.tasuki.dev");
+    let whole = crate::crds::definition("RuntimeMonitor").unwrap();
+    let mut old = whole.clone();
+    let schema = &mut old["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    schema.as_object_mut().unwrap().remove("exclusions");
+    server.put(&of("runtimemonitors"), old.clone());
+    server.put(&path("RuntimeMonitor", "prod"), enforcing());
+    let looking = json!({ "targets": { "kubernetes": {} }, "priority": 7 });
+    server.put(&path("RuntimeMonitor", "looking"), monitor(looking));
+    let (mut receiver, _task) = follow(server.client(), Options::default()).await;
+    let loaded = receiver.borrow().clone();
+    assert_eq!((mode(&loaded, "prod"), loaded.has_errors()), (Mode::Observe, false));
+    let hash = loaded.hash.clone();
+    let held: Vec<_> = loaded.held_back.keys().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(held, ["prod"], "one that only observes is as it was");
+    let said = server.until(&path("RuntimeMonitor", "prod"), |object| !accepted(object).is_null()).await;
+    let message = accepted(&said)["message"].as_str().unwrap();
+    for part in ["treated as Observe", "runtimemonitors.tasuki.dev", "it lacks spec.exclusions", "helm upgrade"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+
+    server.put(&of("runtimemonitors"), whole);
+    let loaded = until(&mut receiver, |loaded| loaded.held_back.is_empty()).await;
+    assert_eq!((mode(&loaded, "prod"), loaded.problems.len()), (Mode::Enforce, 0));
+    assert!(loaded.hash != hash, "what is in force has changed");
+    // An older one under a running controller.
+    server.put(&of("runtimemonitors"), old);
+    until(&mut receiver, |loaded| mode(loaded, "prod") == Mode::Observe).await;
+}
+
+#[test]
+fn a_definition_that_may_not_be_read_is_told_and_stops_nothing() {
+    let mut objects = Objects::default();
+    let mut object = enforcing();
+    object["metadata"]["name"] = "prod".into();
+    objects.take(Change::One("RuntimeMonitor", Box::new(serde_json::from_value(object).unwrap())));
+    let unreadable = || Change::Definition("RuntimeMonitor", definitions::Fit::Unreadable("no right".to_owned()));
+    assert!(objects.take(unreadable()) && !objects.take(unreadable()));
+    let loaded = objects.load();
+    assert_eq!((loaded.problems[0].message.as_str(), loaded.held_back.len()), ("no right", 0));
+    assert!(objects.take(Change::Definition("RuntimeMonitor", definitions::Fit::Whole)));
+    assert!(objects.load().problems.is_empty());
 }
 
 #[test]

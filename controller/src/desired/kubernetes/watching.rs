@@ -1,5 +1,6 @@
 //! One watch per kind, for ever.
 
+use super::definitions::Fit;
 use super::resource;
 use crate::crds::{GROUP, plural};
 use crate::scope::kubernetes::{code, is_absent};
@@ -21,6 +22,8 @@ pub enum Change {
     Gone(&'static str, String),
     /// A kind cannot be listed, and why; holds until [`Change::All`].
     Trouble(&'static str, String),
+    /// How the stored definition of a kind compares with ours.
+    Definition(&'static str, Fit),
 }
 
 /// Follows one kind until `changes` is closed. A failure is retried with growing pauses.

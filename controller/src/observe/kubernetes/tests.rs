@@ -1,5 +1,6 @@
 use super::project::{Roles, daemon, node, platform_of, pod_task, role_of};
 use crate::scope::kubernetes::Kubernetes;
+use crate::testing::ApiServer;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
@@ -7,14 +8,7 @@ use tasuki_core::fleet::{LaunchType, Task, TaskStatus};
 
 fn scope() -> Kubernetes {
     // Nothing is asked of it.
-    let config = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    Kubernetes {
-        client: kube::Client::try_from(config).unwrap(),
-        cluster: "self".into(),
-        namespace: "tasuki-system".into(),
-        agent_namespace: "tasuki-agents".into(),
-    }
+    ApiServer::new().cluster()
 }
 
 fn pod(edit: impl FnOnce(&mut Value)) -> Task {

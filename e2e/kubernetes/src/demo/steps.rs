@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
+use tasuki_e2e::config::THREATS;
 use tasuki_e2e::coverage::{rows, settled};
 use tasuki_e2e::process::until;
 use tasuki_e2e::{attack, screen};
@@ -94,6 +95,7 @@ async fn enforce(world: &World) -> Result<()> {
     // The monitor is the user's own: what the chart would make waits ten minutes after its canary.
     world.install(&["enforce=true", "defaultMonitor=false"]).await?;
     world.answers().await?;
+    world.apply(THREATS).await?;
     world.apply(&world.monitor(&world.agent)).await?;
     let wanted = BTreeMap::from([(WEB, "Covered"), (TAINTED, "Covered"), (VIRTUAL, "Uncovered UnsupportedPlatform")]);
     verdicts(world, &wanted).await?;

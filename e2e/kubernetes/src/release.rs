@@ -1,0 +1,144 @@
+//! The chart in a cluster, with its controller as a process on the host: no image and no real node is needed.
+//!
+//! The process has the kubeconfig of the ServiceAccount that the chart made, so it may do what the chart
+//! grants and nothing else. The chart's own Deployment is held at no replicas.
+
+use crate::plane::{ControlPlane, Options};
+use crate::world::{NAMESPACE, chart};
+use crate::{helm, kubectl};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::Command;
+use tasuki_e2e::controller::{Controller, free_port};
+use tempfile::TempDir;
+
+/// A digest of the right form. KWOK pulls nothing.
+pub const DIGEST: &str = "sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
+
+/// A cluster without nodes, the chart in it, and a controller. Everything ends when it is dropped.
+pub struct Release {
+    controller: Option<Controller>,
+    /// The control plane.
+    pub plane: ControlPlane,
+    /// Where the gateway of the controller that leads listens, `127.0.0.1:port`. It stays the same, as a Service's
+    /// address does: another one would be another agent, to be rolled out.
+    pub gateway: String,
+    directory: TempDir,
+}
+
+impl Release {
+    /// Starts a plane and installs the chart with these values (`key=value`). No controller runs yet.
+    ///
+    /// # Errors
+    /// Where a part does not come up.
+    pub async fn start(values: &[&str]) -> Result<Self> {
+        Self::with(Options::default(), values).await
+    }
+
+    /// The same on a plane with options.
+    ///
+    /// # Errors
+    /// Where a part does not come up.
+    pub async fn with(options: Options, values: &[&str]) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("tasuki-").tempdir()?;
+        let plane = ControlPlane::start(directory.path(), "plane", options).await?;
+        let gateway = format!("127.0.0.1:{}", free_port()?);
+        let release = Self { controller: None, plane, gateway, directory };
+        release.install(values).await?;
+        Ok(release)
+    }
+
+    /// Installs the chart, or upgrades it; values that are not given are those of the chart.
+    ///
+    /// # Errors
+    /// What helm says.
+    pub async fn install(&self, values: &[&str]) -> Result<String> {
+        let chart = chart()?.display().to_string();
+        let mut arguments = vec!["upgrade", "--install", "tasuki", &chart, "--namespace", NAMESPACE];
+        let digest = format!("image.digest={DIGEST}");
+        arguments.extend(["--create-namespace", "--set", &digest]);
+        for value in values {
+            arguments.extend(["--set", value]);
+        }
+        let said = helm(&self.plane, &arguments).await?;
+        let namespace = format!("--namespace={NAMESPACE}");
+        self.kubectl(&["scale", "deployment/tasuki", "--replicas=0", &namespace]).await?;
+        Ok(said)
+    }
+
+    /// Starts the controller with these arguments beside those that it needs, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Where it is not in time.
+    pub async fn start_controller(&mut self, arguments: &[&str]) -> Result<()> {
+        let (mut controller, _) = self.another("controller", arguments).await?;
+        controller.ready().await?;
+        self.controller = Some(controller);
+        Ok(())
+    }
+
+    /// Starts a controller beside that one, by a name of its own, without waiting for it; with the address of the
+    /// gateway, which it takes over once it leads and the other one has ended.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub async fn another(&self, name: &str, arguments: &[&str]) -> Result<(Controller, String)> {
+        let kubeconfig = self.service_account().await?;
+        let gateway = &self.gateway;
+        let controller = Controller::waiting(self.directory.path(), name, |command: &mut Command| {
+            command.env("KUBECONFIG", kubeconfig).env("HOSTNAME", name);
+            command.args(["--kubernetes", "--namespace", NAMESPACE, "--gateway-listen", gateway]);
+            command.args(["--gateway-url", &format!("https://{gateway}")]).args(arguments);
+        })?;
+        Ok((controller, gateway.clone()))
+    }
+
+    /// The kubeconfig of the controller's own ServiceAccount.
+    ///
+    /// # Errors
+    /// Where there is none, or it gets no token.
+    pub async fn service_account(&self) -> Result<PathBuf> {
+        self.plane.token_kubeconfig(NAMESPACE, "tasuki").await
+    }
+
+    /// The controller.
+    ///
+    /// # Errors
+    /// Before it was started, and after it was ended.
+    pub fn controller(&mut self) -> Result<&mut Controller> {
+        self.controller.as_mut().context("no controller runs")
+    }
+
+    /// Ends the controller with SIGKILL, as a crash would.
+    ///
+    /// # Errors
+    /// Where it does not end.
+    pub fn kill_controller(&mut self) -> Result<()> {
+        self.controller.take().map_or(Ok(()), Controller::kill)
+    }
+
+    /// Runs `tasuki … -o json` against the controller.
+    ///
+    /// # Errors
+    /// Where it cannot be run, or says anything else.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        self.controller.as_ref().context("no controller runs")?.json(arguments)
+    }
+
+    /// `kubectl` as the cluster's owner.
+    ///
+    /// # Errors
+    /// What kubectl says.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        kubectl(&self.plane, arguments, "").await
+    }
+
+    /// `kubectl apply` of these objects.
+    ///
+    /// # Errors
+    /// What kubectl says.
+    pub async fn apply(&self, objects: &str) -> Result<String> {
+        kubectl(&self.plane, &["apply", "--filename", "-"], objects).await
+    }
+}

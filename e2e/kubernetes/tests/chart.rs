@@ -1,0 +1,305 @@
+//! The chart: what it renders is valid to this very API server, what it installs works, and what it leaves behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod objects;
+
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tasuki_e2e::coverage::settled;
+use tasuki_e2e::process::until;
+use tasuki_e2e_kubernetes::agents::Agents;
+use tasuki_e2e_kubernetes::release::{DIGEST, Release};
+use tasuki_e2e_kubernetes::world::chart;
+use tasuki_e2e_kubernetes::{ControlPlane, Kwok, Options, helm, kubectl};
+
+/// Long enough for a loaded machine.
+const LONG: Duration = Duration::from_secs(120);
+/// Kinds of Tasuki's own.
+const DEFINITIONS: usize = 7;
+
+/// Namespaces that the values files name, and kinds of others that they use.
+const SURROUNDINGS: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: { name: tasuki-system, labels: { pod-security.kubernetes.io/enforce: restricted } }
+---
+apiVersion: v1
+kind: Namespace
+metadata: { name: tasuki-agents }
+---
+apiVersion: v1
+kind: Namespace
+metadata: { name: agents }
+---
+apiVersion: v1
+kind: Namespace
+metadata: { name: security-agents }
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: { name: servicemonitors.monitoring.coreos.com }
+spec:
+  group: monitoring.coreos.com
+  scope: Namespaced
+  names: { kind: ServiceMonitor, plural: servicemonitors, singular: servicemonitor }
+  versions:
+    - { name: v1, served: true, storage: true, schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } } }
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: { name: prometheusrules.monitoring.coreos.com }
+spec:
+  group: monitoring.coreos.com
+  scope: Namespaced
+  names: { kind: PrometheusRule, plural: prometheusrules, singular: prometheusrule }
+  versions:
+    - { name: v1, served: true, storage: true, schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } } }
+"#;
+
+/// The chart's files of values for its checks.
+fn values() -> Vec<PathBuf> {
+    let files = chart().unwrap().join("ci").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.collect();
+    files.sort();
+    assert!(files.len() > 10, "{files:?}");
+    files
+}
+
+/// The schemas of a server as kubeconform takes them: one file for each kind. An object that says more than its schema
+/// knows is refused.
+async fn schemas(plane: &ControlPlane, directory: &Path) -> String {
+    let openapi = kubectl(plane, &["get", "--raw", "/openapi/v2"], "").await.unwrap();
+    let openapi: Value = serde_json::from_str(&openapi).unwrap();
+    let mut definitions = openapi["definitions"].clone();
+    let mut kinds = BTreeSet::new();
+    for (name, definition) in definitions.as_object_mut().unwrap() {
+        for kind in definition["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
+            let text = |field: &str| kind[field].as_str().unwrap().to_lowercase();
+            let group = text("group").split('.').next().map(|word| format!("{word}-")).filter(|group| group != "-");
+            let file = format!("{}-{}{}.json", text("kind"), group.unwrap_or_default(), text("version"));
+            if kinds.insert(file.clone()) {
+                let schema = json!({"$ref": format!("definitions.json#/definitions/{name}")});
+                std::fs::write(directory.join(file), schema.to_string()).unwrap();
+            }
+        }
+        tighten(definition);
+        // What the second version of OpenAPI cannot say: a quantity may be written as a number.
+        if name.ends_with(".resource.Quantity") {
+            definition["type"] = json!(["string", "number"]);
+        }
+    }
+    std::fs::write(directory.join("definitions.json"), json!({"definitions": definitions}).to_string()).unwrap();
+    format!("{}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", directory.display())
+}
+
+fn tighten(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.get("format").is_some_and(|format| format == "int-or-string") {
+                fields.insert("type".to_owned(), json!(["string", "integer"]));
+            }
+            if fields.get("properties").is_some_and(Value::is_object) && !fields.contains_key("additionalProperties") {
+                fields.insert("additionalProperties".to_owned(), json!(false));
+            }
+            fields.values_mut().for_each(tighten);
+        }
+        Value::Array(values) => values.iter_mut().for_each(tighten),
+        _ => {}
+    }
+}
+
+/// Its output, both kinds.
+fn script(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (bool, String) {
+    let root = chart().unwrap().ancestors().nth(2).unwrap().to_owned();
+    let mut command = Command::new("bash");
+    command.current_dir(&root).arg(root.join("tools").join(name)).args(arguments).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (output.status.success(), text)
+}
+
+/// Lint, refusals, every values file rendered twice and held against the schemas of this server, and then taken by the
+/// server itself, in both ways of applying.
+async fn every_values_file_is_valid(plane: &ControlPlane) {
+    kubectl(plane, &["create", "--filename=-"], SURROUNDINGS).await.unwrap();
+    let established = ["wait", "--for=condition=Established", "customresourcedefinitions", "--all", "--timeout=60s"];
+    kubectl(plane, &established, "").await.unwrap();
+    let directory = tempfile::Builder::new().prefix("tasuki-").tempdir().unwrap();
+    let location = schemas(plane, directory.path()).await;
+    let (good, said) = script("chart.sh", &[], &[("KUBECONFORM_SCHEMAS", &location)]);
+    assert!(good, "{said}");
+    let judged = said.lines().filter(|line| line.contains("Invalid: 0, Errors: 0")).count();
+    assert_eq!(judged, values().len(), "{said}");
+
+    let chart = chart().unwrap().display().to_string();
+    for file in values() {
+        let named = file.display().to_string();
+        let render = ["template", "tasuki", &chart, "--namespace=tasuki-system", "--values", &named];
+        let rendered = helm(plane, &render).await.unwrap();
+        for way in [&["--server-side"][..], &[]] {
+            let apply = ["apply", "--dry-run=server", "--validate=strict", "--filename=-"];
+            let said = kubectl(plane, &[&apply[..], way].concat(), &rendered).await;
+            said.unwrap_or_else(|error| panic!("{named}: {error:#}"));
+        }
+    }
+}
+
+/// What the schemas and the server refuse: else the check above would prove nothing.
+async fn a_wrong_field_is_refused(plane: &ControlPlane) {
+    let wrong = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: default}, dta: {a: b}}";
+    let apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename=-"];
+    let said = format!("{:#}", kubectl(plane, &apply, wrong).await.unwrap_err());
+    assert!(said.contains("dta"), "{said}");
+    let directory = tempfile::Builder::new().prefix("tasuki-").tempdir().unwrap();
+    let location = schemas(plane, directory.path()).await;
+    let file = directory.path().join("wrong.yaml");
+    std::fs::write(&file, wrong).unwrap();
+    let program = tasuki_e2e_kubernetes::programs::program("kubeconform").unwrap();
+    let output = Command::new(program).args(["-strict", "-schema-location", &location]).arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && said.contains("dta"), "{said}");
+}
+
+/// What the controller would be told about the monitor `default` in its pod.
+async fn default_monitor(release: &Release) -> Vec<String> {
+    let path = "--output=jsonpath={.spec.template.spec.containers[0].env}";
+    let text = release.kubectl(&["get", "deployment", "tasuki", "--namespace=tasuki-system", path]).await.unwrap();
+    let variables: Value = serde_json::from_str(&text).unwrap();
+    let flags = variables.as_array().unwrap().iter().filter_map(|variable| {
+        let name = variable["name"].as_str().unwrap().strip_prefix("TASUKI_DEFAULT_")?;
+        Some(format!("--default-{}={}", name.to_lowercase().replace('_', "-"), variable["value"].as_str().unwrap()))
+    });
+    flags.collect()
+}
+
+async fn start(release: &mut Release) {
+    let arguments = default_monitor(release).await;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    release.start_controller(&arguments).await.unwrap();
+}
+
+/// Runs what the pod of `helm test` runs, against the controller on this machine.
+async fn helm_test(release: &mut Release) -> (i32, String) {
+    let hooks = helm(&release.plane, &["get", "hooks", "tasuki", "--namespace=tasuki-system"]).await.unwrap();
+    let pod: Value = serde_yaml::from_str(&hooks).unwrap();
+    assert_eq!(pod["metadata"]["annotations"]["helm.sh/hook"], "test", "{hooks}");
+    let container = &pod["spec"]["containers"][0];
+    let words = [&container["command"], &container["args"]].map(|words| words.as_array().unwrap().clone()).concat();
+    let words: Vec<&str> = words.iter().map(|word| word.as_str().unwrap()).collect();
+    assert_eq!((words[0], words[1]), ("tasuki", "wait"));
+    let server = format!("--server={}", release.controller().unwrap().web);
+    let (named, kept): (Vec<&str>, Vec<&str>) = words[1..].iter().partition(|word| word.starts_with("--server="));
+    assert_eq!(named, ["--server=http://tasuki.tasuki-system.svc:8080"]);
+    release.controller().unwrap().tasuki(&[&kept[..], &[&server]].concat()).unwrap()
+}
+
+fn monitor(version: &str, digest: &str) -> String {
+    format!(
+        "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: prod}}\nspec:\n  mode: Enforce\n  \
+         targets: {{kubernetes: {{}}}}\n  agent:\n    version: {version}\n    image: {{repository: registry.example.test/agent, \
+         digest: \"{digest}\"}}\n  grace: 20s\n  rollout:\n    deadline: 60s\n    waves: [{{name: all, take: 100%, soak: 1s, \
+         maxUnavailable: 100%}}]\n"
+    )
+}
+
+/// Everything that a controller makes in its life: lease, keys, freeze, monitor, agents, what it remembers of a roll.
+async fn live_through_a_roll(release: &mut Release) {
+    start(release).await;
+    let (code, said) = helm_test(release).await;
+    assert_eq!((code, said.as_str()), (0, "the controller has judged what it watches\n"));
+    let (code, said) = release.controller().unwrap().tasuki(&["freeze"]).unwrap();
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = release.controller().unwrap().tasuki(&["freeze", "--off"]).unwrap();
+    assert_eq!(code, 0, "{said}");
+
+    release.kill_controller().unwrap();
+    release.install(&["enforce=true", &format!("agent.image.digest={DIGEST}")]).await.unwrap();
+    start(release).await;
+    let agents = Agents::start(&release.plane, &release.gateway).await.unwrap();
+    let (code, said) = helm_test(release).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.starts_with("1 agent report"), "{said}");
+    for (version, letter) in [("1.0.0", "a"), ("1.0.1", "b")] {
+        release.apply(&monitor(version, &format!("sha256:{}", letter.repeat(64)))).await.unwrap();
+        let rolled = until(&format!("{version} serves"), LONG, || async {
+            let sets = release.kubectl(&["get", "daemonsets", "--namespace=tasuki-agents", "--output=name"]).await?;
+            let settled = settled(&release.json(&["coverage"])?, "self");
+            Ok((agents.speaking(version) == 1 && sets.lines().count() == 1 && settled).then_some(()))
+        });
+        if let Err(error) = rolled.await {
+            panic!("{error:#}: {:#}", release.json(&["coverage"]).unwrap());
+        }
+    }
+    let made = ["lease/tasuki", "secret/tasuki-keys", "configmap/tasuki-freeze", "configmap/tasuki-rollout"];
+    release.kubectl(&[&["get", "--namespace=tasuki-system"], &made[..]].concat()).await.unwrap();
+    // It dies, and its lease with its name in it stays.
+    release.kill_controller().unwrap();
+}
+
+/// By kind, namespace and name.
+async fn names(plane: &ControlPlane) -> BTreeSet<String> {
+    let all = objects::all(plane).await.into_keys();
+    // The API server's own, which has a name of its machine's.
+    all.filter(|key| !key.starts_with("Lease.coordination.k8s.io kube-system/apiserver-")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chart_is_valid_works_and_leaves_nothing_but_definitions_and_resources() {
+    let directory = tempfile::Builder::new().prefix("tasuki-").tempdir().unwrap();
+    let plane = ControlPlane::start(directory.path(), "plane", Options::default()).await.unwrap();
+    // What a namespace is given comes a moment after it.
+    until("namespaces have what each is given", LONG, || async {
+        kubectl(&plane, &["get", "serviceaccount/default", "configmap/kube-root-ca.crt"], "").await.map(Some)
+    })
+    .await
+    .unwrap();
+    let empty = names(&plane).await;
+    Box::pin(every_values_file_is_valid(&plane)).await;
+    Box::pin(a_wrong_field_is_refused(&plane)).await;
+    drop(plane);
+
+    let mut release = Box::pin(Release::start(&[])).await.unwrap();
+    let mut kwok = Kwok::start(&release.plane).await.unwrap();
+    let node = kwok.nodes("node", 1, &BTreeMap::new()).await.unwrap().remove(0);
+    release.kubectl(&["create", "namespace", "shop"]).await.unwrap();
+    release.kubectl(&["create", "deployment", "web", "--namespace=shop", "--image=web"]).await.unwrap();
+    release.kubectl(&["rollout", "status", "deployment/web", "--namespace=shop", "--timeout=90s"]).await.unwrap();
+    Box::pin(live_through_a_roll(&mut release)).await;
+
+    helm(&release.plane, &["uninstall", "tasuki", "--namespace=tasuki-system", "--wait", "--timeout=2m"])
+        .await
+        .unwrap();
+    let customers = |key: &String| {
+        let (kind, name) = key.split_once(' ').unwrap();
+        name.starts_with("shop/")
+            || name.ends_with(&format!("/{node}"))
+            || (kind == "Namespace" && name == "/shop")
+            // Helm's --create-namespace made it, with what every namespace has; Helm leaves it.
+            || ["Namespace /tasuki-system", "ServiceAccount tasuki-system/default", "ConfigMap tasuki-system/kube-root-ca.crt"]
+                .contains(&key.as_str())
+    };
+    let mut expected: BTreeSet<String> =
+        BTreeSet::from(["prod", "default"].map(|name| format!("RuntimeMonitor.tasuki.dev /{name}")));
+    let definitions = tasuki::crds::files().into_iter().map(|(_, text)| {
+        let definition: Value = serde_yaml::from_str(&text).unwrap();
+        format!("CustomResourceDefinition.apiextensions.k8s.io /{}", definition["metadata"]["name"].as_str().unwrap())
+    });
+    expected.extend(definitions);
+    assert_eq!(expected.len(), 2 + DEFINITIONS);
+    // The garbage collector takes its time for what was owned.
+    let left = until("only definitions and resources are left", LONG, || async {
+        let left: BTreeSet<String> =
+            names(&release.plane).await.difference(&empty).filter(|key| !customers(key)).cloned().collect();
+        anyhow::ensure!(left == expected, "{left:#?} are left, and not {expected:#?}");
+        Ok(Some(()))
+    });
+    left.await.unwrap();
+    let missing: Vec<_> = empty.difference(&names(&release.plane).await).cloned().collect();
+    assert!(missing.is_empty(), "the cluster's own: {missing:?}");
+    let labelled = release.kubectl(&["get", "nodes", "--show-labels"]).await.unwrap();
+    assert!(!labelled.contains("tasuki.dev"), "{labelled}");
+}
