@@ -57,7 +57,7 @@ pub enum Placement {
 }
 
 macro_rules! reasons {
-    ($($(#[doc = $explain:literal])+ $name:ident => $next:literal,)*) => {
+    ($($(#[doc = $explain:literal])+ $name:ident => $next:literal $(, for pods: $pods:literal)?;)*) => {
         /// Why a task is not covered. Stable names; each has one explanation and one next step.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
         pub enum Reason { $($(#[doc = $explain])+ $name,)* }
@@ -74,9 +74,14 @@ macro_rules! reasons {
             pub fn explanation(self) -> &'static str {
                 match self { $(Self::$name => concat!($($explain),+).trim_ascii(),)* }
             }
-            /// One line: the one thing that the user can do about it.
+            /// One line: the one thing that the user can do about it, for a task of ECS.
             pub fn next_step(self) -> &'static str {
                 match self { $(Self::$name => $next,)* }
+            }
+            /// The same for a pod.
+            pub fn next_step_for_pods(self) -> &'static str {
+                // The last one stands: that of pods, where there is one.
+                match self { $(Self::$name => [$next $(, $pods)?].last().copied().unwrap_or($next),)* }
             }
         }
     };
@@ -85,82 +90,92 @@ macro_rules! reasons {
 reasons! {
     /// An agent is placed and has not reported for three heartbeat intervals.
     AgentNotReporting => "look at the agent's log; check that the task can reach the gateway",
+        for pods: "look at the agent's log; check that its pod can reach Service tasuki-gateway, port 8443";
     /// The agent's container has ended.
-    AgentExited => "read the exit code and reason in `tasuki explain`, then the agent's log",
+    AgentExited => "read the exit code and reason in `tasuki explain`, then the agent's log";
     /// The kernel ended the agent because it reached its memory limit.
     AgentOutOfMemory => "raise spec.agent.resources.memory",
+        for pods: "raise spec.kubernetes.resources.memory";
     /// The agent's image cannot be pulled.
     ImagePullFailed => "check repository, digest and the execution role's ECR permissions",
+        for pods: "check repository, digest and spec.kubernetes.imagePullSecrets";
     /// A probe that the policy needs could not be loaded.
     SensorDegraded => "run `tasuki-agent doctor` on the node; it names the probe and the cause",
+        for pods: "run `tasuki-agent doctor` in the agent's pod; it names the probe and the cause";
     /// The agent sees less than the monitor demands.
-    DepthBelowMinimum => "set pidMode: Task, or lower spec.ecs.fargate.minimumDepth",
+    DepthBelowMinimum => "set pidMode: Task, or lower spec.ecs.fargate.minimumDepth";
     /// The agent lost more events than the gate allows.
     EventLoss => "raise the agent's memory and CPU share, or look for the noisy container in `tasuki explain`",
+        for pods: "raise spec.kubernetes.resources, or look for the noisy container in `tasuki explain`";
     /// The agent is older than spec.agent.minimumVersion.
     BelowMinimumVersion => "let the rollout finish, or redeploy the service",
+        for pods: "let the rollout finish";
     /// The agent's clock and the gateway's differ by more than 5 minutes.
     ClockSkew => "set the node's clock (chrony, Amazon Time Sync)",
+        for pods: "set the node's clock (chrony)";
     /// Two keys claim to be this task's agent; the first one is kept.
-    AgentIdentityConflict => "treat as a security event: look for a hostile container in the task",
+    AgentIdentityConflict => "treat as a security event: look for a hostile container in the task";
     /// The owner's pipeline has not added the sidecar yet.
-    AwaitingRender => "add what `tasuki render` prints to the task definition, or set delivery: Live for it",
+    AwaitingRender => "add what `tasuki render` prints to the task definition, or set delivery: Live for it";
     /// The definition carries the agent; this task started from an older one.
-    NeedsNewDeployment => "wait for the deployment to finish, or force a new one",
+    NeedsNewDeployment => "wait for the deployment to finish, or force a new one";
     /// The task started before the monitor selected it; a running task cannot be changed.
-    StartedBeforeMonitoring => "restart the task, or wait for its next deployment",
+    StartedBeforeMonitoring => "restart the task, or wait for its next deployment";
     /// No service owns this task, so nothing can replace it.
-    StandaloneTask => "run it from a definition with the sidecar, which `tasuki render` prints",
+    StandaloneTask => "run it from a definition with the sidecar, which `tasuki render` prints";
     /// The task names one revision of its definition, so a new revision does not reach it.
-    PinnedRevision => "run the family without a revision, or the revision that `tasuki explain` names",
+    PinnedRevision => "run the family without a revision, or the revision that `tasuki explain` names";
     /// The service's deployment controller is CODE_DEPLOY or EXTERNAL.
-    UnsupportedController => "add the sidecar in the pipeline that owns the task sets (`tasuki render`)",
+    UnsupportedController => "add the sidecar in the pipeline that owns the task sets (`tasuki render`)";
     /// The service's deployments run lifecycle hooks.
-    HasLifecycleHooks => "add the sidecar in the owner's pipeline (`tasuki render`)",
+    HasLifecycleHooks => "add the sidecar in the owner's pipeline (`tasuki render`)";
     /// A new deployment would interrupt the service.
-    WouldInterrupt => "set minimumHealthyPercent above 0 and maximumPercent above 100, or delivery: Render",
+    WouldInterrupt => "set minimumHealthyPercent above 0 and maximumPercent above 100, or delivery: Render";
     /// A task of the service is under scale-in protection.
-    ProtectedTasks => "wait until the protection ends",
+    ProtectedTasks => "wait until the protection ends";
     /// The service is managed by ECS Express Mode.
-    ManagedByExpress => "use a service of your own, or delivery: Render",
+    ManagedByExpress => "use a service of your own, or delivery: Render";
     /// The cluster is managed by AWS Batch.
-    ManagedByBatch => "add the sidecar to the job definition (`tasuki render`)",
+    ManagedByBatch => "add the sidecar to the job definition (`tasuki render`)";
     /// Windows, a Fargate platform before 1.4.0, or a node that cannot carry an agent.
     UnsupportedPlatform => "move it to Linux and platform version 1.4.0 or later",
+        for pods: "add the sidecar that `tasuki render` prints, or run it on a Linux node that can carry an agent";
     /// The agent's image does not exist for this processor.
-    UnsupportedArchitecture => "publish the agent's image for this architecture, or move the task",
+    UnsupportedArchitecture => "publish the agent's image for this architecture, or move the task";
     /// The task has no network, so no agent can report.
-    UnsupportedNetworkMode => "use networkMode awsvpc",
+    UnsupportedNetworkMode => "use networkMode awsvpc";
     /// The task has no execution role, so the agent's image cannot be pulled.
-    MissingExecutionRole => "give the definition an executionRoleArn that may pull the agent's image",
+    MissingExecutionRole => "give the definition an executionRoleArn that may pull the agent's image";
     /// The execution role or the network does not let the agent's image be pulled.
-    ImageNotPullable => "allow ecr:GetDownloadUrlForLayer and ecr:BatchGetImage, and reach ECR from the subnets",
+    ImageNotPullable => "allow ecr:GetDownloadUrlForLayer and ecr:BatchGetImage, and reach ECR from the subnets";
     /// The gateway cannot be reached from the task's subnets.
-    NoRoute => "open port 443 to the gateway's endpoint from the task's subnets and groups",
+    NoRoute => "open port 443 to the gateway's endpoint from the task's subnets and groups";
     /// The task has no memory, CPU, container slot or definition bytes left for an agent.
-    NoRoom => "give the task the next size (or set sizing: Grow), or lower what its containers reserve",
+    NoRoom => "give the task the next size (or set sizing: Grow), or lower what its containers reserve";
     /// An image of the task must be PID 1 (s6-overlay, systemd) and cannot share its process namespace.
-    PidNamespaceConflict => "set pidMode: Keep for it and accept depth Network",
+    PidNamespaceConflict => "set pidMode: Keep for it and accept depth Network";
     /// A deployment of the service is running; it is left alone.
-    DeploymentInProgress => "nothing: it is retried when the deployment has ended",
+    DeploymentInProgress => "nothing: it is retried when the deployment has ended";
     /// The service went back to a definition without the agent three times in a day.
-    Contested => "let the owner's pipeline add the sidecar (`tasuki render`)",
+    Contested => "let the owner's pipeline add the sidecar (`tasuki render`)";
     /// The last attempt made the service worse and was taken back.
-    RolledBack => "read the cause in `tasuki explain`, then `tasuki rollout retry`",
+    RolledBack => "read the cause in `tasuki explain`, then `tasuki rollout retry`";
     /// The node has no agent.
     NodeWithoutAgent => "look at the service event that `tasuki explain` quotes (no capacity, constraint)",
+        for pods: "look at what `tasuki explain` quotes, and at the events of the agents' namespace";
     /// The node's kernel is too old or has no BTF.
-    KernelUnsupported => "use an image with kernel 5.10 or later and CONFIG_DEBUG_INFO_BTF",
+    KernelUnsupported => "use an image with kernel 5.10 or later and CONFIG_DEBUG_INFO_BTF";
     /// AWS refuses a call that is needed.
     PermissionDenied => "add the statement that `tasuki explain` prints to the role that it names",
+        for pods: "install the chart with enforce: true, or grant what `tasuki explain` names";
     /// The share of AWS's request limits is used up.
-    BudgetExhausted => "nothing: it goes on as the budget refills; raise share in the AwsScope to go faster",
+    BudgetExhausted => "nothing: it goes on as the budget refills; raise share in the AwsScope to go faster";
     /// The monitor is paused.
-    Paused => "set spec.rollout.paused: false",
+    Paused => "set spec.rollout.paused: false";
     /// Everything is frozen.
-    Frozen => "run `tasuki freeze --off`, or set spec.rollout.frozen: false",
+    Frozen => "run `tasuki freeze --off`, or set spec.rollout.frozen: false";
     /// The monitor only observes.
-    ObserveOnly => "set spec.mode: Enforce; `tasuki plan` shows what it would do",
+    ObserveOnly => "set spec.mode: Enforce; `tasuki plan` shows what it would do";
 }
 
 /// The verdict on one task with all that explains it: a row of `tasuki coverage -o json`.
@@ -273,7 +288,7 @@ mod tests {
     #[test]
     fn every_reason_explains_itself_in_one_line_and_names_a_next_step() {
         for reason in Reason::ALL {
-            for text in [reason.explanation(), reason.next_step()] {
+            for text in [reason.explanation(), reason.next_step(), reason.next_step_for_pods()] {
                 assert!(text.len() > 10 && !text.contains('\n') && text == text.trim(), "{reason:?}: {text:?}");
             }
         }

@@ -20,6 +20,8 @@ const PER_WINDOW: u32 = 60;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Bytes of a note, as the API server bounds it.
 const MAX_NOTE: usize = 1024;
+/// Characters of an action, as the API server bounds it.
+const MAX_ACTION: usize = 128;
 
 /// Where events are handed in; cheap to clone. Its task ends with the last handle.
 #[derive(Clone)]
@@ -56,8 +58,10 @@ impl Events {
     fn put(&self, kind: EventType, about: ObjectReference, reason: &str, note: &str) {
         let reason: String = reason.chars().take(128).collect();
         let end = (0..=note.len().min(MAX_NOTE)).rev().find(|end| note.is_char_boundary(*end)).unwrap_or_default();
+        // What repeats becomes one event with a count, by its action and not by its note: another note would be lost.
+        let action: String = if note.is_empty() { &reason } else { note }.chars().take(MAX_ACTION).collect();
         let note = Some(note[..end].to_owned());
-        let event = Event { type_: kind, action: reason.clone(), reason, note, secondary: None };
+        let event = Event { type_: kind, action, reason, note, secondary: None };
         if self.queue.try_send((event, about)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -155,6 +155,7 @@ pub fn node(id: &str) -> Node {
         active: true,
         connected: true,
         attributes: BTreeMap::from([("ecs.os-type".to_owned(), "linux".to_owned())]),
+        taints: Vec::new(),
         free_memory: 1024,
         free_cpu: 1024,
         launch: LaunchType::Ec2,

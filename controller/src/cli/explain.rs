@@ -28,12 +28,19 @@ pub fn reason(text: &str) -> Option<Reason> {
 
 /// What a reason means; needs no controller.
 pub fn of_reason(reason: Reason, output: Output) -> String {
+    let pods = reason.next_step_for_pods();
     match output {
         Output::Json => format!(
             "{:#}\n",
-            serde_json::json!({ "reason": reason.name(), "explanation": reason.explanation(), "nextStep": reason.next_step() })
+            serde_json::json!({
+                "reason": reason.name(), "explanation": reason.explanation(),
+                "nextStep": reason.next_step(), "nextStepForPods": pods
+            })
         ),
-        _ => format!("{}\n  {}\n  next: {}\n", reason.name(), reason.explanation(), reason.next_step()),
+        _ => {
+            let pods = if pods == reason.next_step() { String::new() } else { format!("  next, for pods: {pods}\n") };
+            format!("{}\n  {}\n  next: {}\n{pods}", reason.name(), reason.explanation(), reason.next_step())
+        }
     }
 }
 

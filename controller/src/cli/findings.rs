@@ -170,12 +170,15 @@ pub fn severity(severity: Severity) -> &'static str {
     }
 }
 
-/// `cluster · service · task · container`, escaped and short.
+/// `cluster · service · task · container` or `cluster · workload · namespace/pod · container`, escaped and short.
 pub fn place(finding: &Finding) -> String {
     let resource = &finding.resource;
     let workload = resource.service.as_deref().or(resource.workload.as_deref());
-    let task = resource.task.as_deref().or(resource.pod.as_deref());
-    let id = task.map(|task| escape_to(short_arn(task), if task.starts_with("arn:") { 5 } else { 40 }));
+    let pod = resource.pod.as_deref().map(|pod| {
+        let namespace = resource.namespace.as_deref().unwrap_or_default();
+        format!("{}/{}", escape_to(namespace, 20), escape_to(pod, 40))
+    });
+    let id = pod.or_else(|| resource.task.as_deref().map(|task| escape_to(short_arn(task), 5)));
     let parts = [
         resource.cluster.as_deref().map(|cluster| escape_to(short_arn(cluster), 40)),
         workload.map(|name| escape_to(name, 40)),

@@ -95,7 +95,9 @@ fn coverage_reasons() -> String {
         | reason | what is the matter | what to do |\n|---|---|---|\n"
         .to_owned();
     for reason in Reason::ALL {
-        out += &format!("| `{}` | {} | {} |\n", reason.name(), reason.explanation(), reason.next_step());
+        let pods = reason.next_step_for_pods();
+        let pods = if pods == reason.next_step() { String::new() } else { format!("; for pods: {pods}") };
+        out += &format!("| `{}` | {} | {}{pods} |\n", reason.name(), reason.explanation(), reason.next_step());
     }
     out
 }

@@ -78,8 +78,8 @@ pub(super) fn observe(
     changes: mpsc::Sender<Change>,
 ) -> (ScopeId, watch::Receiver<KubernetesStatus>) {
     let (sender, status) = watch::channel(KubernetesStatus::default());
-    let scope = cluster.scope();
-    tokio::spawn(pods::watch(cluster, changes, sender));
+    let (scope, events) = (cluster.scope(), Events::new(cluster.client.clone(), &pod()));
+    tokio::spawn(pods::watch(cluster, changes, sender, events));
     (scope, status)
 }
 

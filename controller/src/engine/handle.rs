@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tasuki_api::coverage::{Counts, Depth, Placement, Reason, TaskCoverage};
+use tasuki_core::action::AgentSpec;
 use tasuki_core::decide::Phase;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -184,6 +185,15 @@ pub struct Fact {
     pub at: Option<Timestamp>,
 }
 
+/// Answer to [`Request::Sidecar`]: what `tasuki render` adds to pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodSidecar {
+    /// The cluster's name, as the controller has it.
+    pub cluster: String,
+    /// The agent.
+    pub agent: AgentSpec,
+}
+
 /// Answer to [`Request::Explain`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -252,6 +262,8 @@ pub enum Request {
     /// Stop, or allow again, every change. It is in force either way; an error says that a restart would
     /// undo it, and why.
     Freeze(bool, oneshot::Sender<Result<(), String>>),
+    /// The agent for pods without a node of ours, of this monitor or of the only one that names an agent.
+    Sidecar(Option<String>, oneshot::Sender<Result<PodSidecar, String>>),
     /// Try failed versions and rolled-back services of this cluster (name or ARN) again.
     /// Answers how many were forgotten.
     Retry(String, oneshot::Sender<usize>),

@@ -1,7 +1,7 @@
 //! The fleet and the verdicts on it, under one lock: the engine writes, the gateway's directory reads.
 
 use super::ended::EndedTasks;
-use crate::engine::Minutes;
+use crate::engine::{Minutes, PodSidecar};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -37,6 +37,21 @@ impl Knowledge {
             return Decision::default();
         }
         self.decider.decide(&self.fleet, &applied, now)
+    }
+
+    /// The agent for pods of the cluster that carry it themselves.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn sidecar_of_pods(&self, monitor: Option<&str>) -> Result<PodSidecar, String> {
+        let clusters = self.fleet.clusters().filter_map(|(_, state)| state.cluster.as_ref());
+        let cluster = clusters.map(|cluster| &cluster.value).find(|cluster| cluster.scope.is_kubernetes());
+        let cluster = cluster.ok_or("this controller watches no Kubernetes cluster; name --config-dir")?;
+        let desired = self.decider.desired();
+        let monitor = desired.placing(monitor)?;
+        let agent = desired.agent(monitor, &cluster.scope, "");
+        let agent = agent.ok_or_else(|| format!("monitor {} names no agent", monitor.name))?;
+        Ok(PodSidecar { cluster: cluster.name.to_string(), agent })
     }
 
     /// Judges everything: deadlines pass without any change.

@@ -300,6 +300,9 @@ impl Running {
             Request::Plan(answer) => {
                 let _ = answer.send(plan::plan(&self.work.shared.read(), now));
             }
+            Request::Sidecar(monitor, answer) => {
+                let _ = answer.send(self.work.shared.read().sidecar_of_pods(monitor.as_deref()));
+            }
             Request::Freeze(on, answer) => {
                 let _ = answer.send(self.work.freezer.set(on).await);
             }

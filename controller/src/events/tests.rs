@@ -32,3 +32,20 @@ async fn an_event_stands_beside_what_it_is_about_and_a_flood_is_dropped_and_coun
     }
     assert_eq!(server.writes().last().unwrap().1["reason"], "After");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_repeats_is_counted_and_another_note_is_another_event() {
+    let server = ApiServer::new();
+    let events = Events::new(server.client(), "tasuki-0");
+    let monitor = about("RuntimeMonitor", "prod", "uid-1");
+    for note in ["roll 1 to 2", "roll 2 to 3", "roll 2 to 3"] {
+        events.action(monitor.clone(), "CreateDaemon", note);
+    }
+    while server.writes().len() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let writes = server.writes();
+    let methods: Vec<_> = writes.iter().map(|(what, _)| what.split(' ').next().unwrap()).collect();
+    assert_eq!(methods, ["POST", "POST", "PATCH"]);
+    assert_eq!((&writes[0].1["note"], &writes[1].1["note"]), (&"roll 1 to 2".into(), &"roll 2 to 3".into()));
+}

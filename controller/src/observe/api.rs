@@ -176,6 +176,7 @@ pub fn node(node: &ecs::ContainerInstance, cluster: &str) -> Option<Node> {
         instance_id: text(node.ec2_instance_id()),
         active: node.status() == Some("ACTIVE"),
         connected: node.agent_connected(),
+        taints: Vec::new(),
         free_memory: free("MEMORY"),
         free_cpu: free("CPU"),
         launch: node_launch(node.ec2_instance_id(), attributes.keys()),

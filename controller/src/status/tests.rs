@@ -175,7 +175,7 @@ fn a_refused_document_stalls_and_its_last_good_version_is_still_shown() {
 #[test]
 fn what_is_not_judged_yet_keeps_what_was_said_and_a_quiet_view_changes_nothing() {
     let spec = enforcing();
-    let monitor = Monitor { name: "prod", generation: 7, spec: Some(&spec), refused: false };
+    let monitor = Monitor { name: "prod", generation: 7, spec: Some(&spec), refused: false, held_back: None };
     let first = status_of(&view(counts(3, 0, 0, 1)), monitor, &MonitorStatus::default(), at(1));
     let later = view(counts(3, 0, 0, 1));
     assert_eq!(status_of(&View { at: Some(at(90)), ..later }, monitor, &first, at(100)), first);

@@ -2,7 +2,7 @@
 
 use super::Web;
 use crate::desired::Problem;
-use crate::engine::{Explanation, PlanItem, Request, ScopeView, View};
+use crate::engine::{Explanation, PlanItem, PodSidecar, Request, ScopeView, View};
 use crate::store::{FindingFilter, StoredFinding};
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -329,6 +329,16 @@ pub async fn config(State(web): State<Arc<Web>>) -> Json<ConfigView> {
 
 pub async fn gateway(State(web): State<Arc<Web>>) -> Json<tasuki_core::action::GatewaySpec> {
     Json(web.gateway.clone())
+}
+
+#[derive(Deserialize)]
+pub struct SidecarQuery {
+    monitor: Option<String>,
+}
+
+pub async fn sidecar(State(web): State<Arc<Web>>, Query(query): Query<SidecarQuery>) -> Answer<PodSidecar> {
+    let found = web.demand(|answer| Request::Sidecar(query.monitor.clone(), answer), Some(THINK)).await?;
+    found.map(Json).map_err(|why| refuse(StatusCode::NOT_FOUND, why))
 }
 
 /// How long AWS may take over an inventory: a few calls a cluster, at the lowest priority.

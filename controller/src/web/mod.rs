@@ -70,6 +70,7 @@ pub fn router(web: Arc<Web>) -> Router {
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/config", get(api::config))
         .route("/api/v1/gateway", get(api::gateway))
+        .route("/api/v1/sidecar", get(api::sidecar))
         .route("/api/v1/inventory", get(api::inventory))
         .route("/api/v1/freeze", post(api::freeze))
         .route("/api/v1/retry", post(api::retry))

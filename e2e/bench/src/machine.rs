@@ -64,6 +64,19 @@ pub fn processor_seconds(pid: u32) -> Result<f64> {
     Ok(ticks / per_second as f64)
 }
 
+/// How long ago a process began, seconds.
+pub fn age(pid: u32) -> Result<f64> {
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+    // Field 22 of proc(5), in ticks since the machine began; as in `processor_seconds`.
+    let after = text.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
+    let began: f64 = after.split_whitespace().nth(19).and_then(|field| field.parse().ok()).context("no start time")?;
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the machine has no clock tick")?;
+    let uptime = std::fs::read_to_string("/proc/uptime")?;
+    let now: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).context("no uptime")?;
+    Ok(now - began / per_second as f64)
+}
+
 /// Processor time of a process's first thread, nanoseconds.
 pub fn first_thread_ns(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))

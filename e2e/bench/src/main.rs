@@ -10,6 +10,7 @@
 
 mod agent;
 mod decide;
+mod kubernetes;
 mod loops;
 mod machine;
 mod overhead;
@@ -28,7 +29,8 @@ use table::{Row, Table};
 
 /// Measures Tasuki on this machine and prints a Markdown table.
 ///
-/// Needs root, and for overhead redis-server and redis-tools. Takes about seven minutes in all.
+/// Needs root, for overhead redis-server and redis-tools, and for kubernetes what tools/kubernetes.sh builds. Takes about
+/// seven minutes, and as long again and the ten idle minutes for kubernetes.
 #[derive(Parser)]
 #[command(name = "tasuki-bench", version)]
 struct Arguments {
@@ -55,6 +57,8 @@ enum Section {
     Overhead,
     /// Both cores full of fork and exec.
     Storm,
+    /// A cluster of a thousand claimed nodes.
+    Kubernetes,
 }
 
 impl Section {
@@ -66,6 +70,7 @@ impl Section {
             Self::Idle => "idle",
             Self::Overhead => "overhead",
             Self::Storm => "storm",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }
@@ -126,6 +131,9 @@ fn measure(arguments: &Arguments) -> Result<bool> {
             &lived,
             runtime.block_on(or_interrupted(world::measure(has(Section::Latency), has(Section::Idle), quick))),
         );
+    }
+    if has(Section::Kubernetes) {
+        take(&[Section::Kubernetes], runtime.block_on(or_interrupted(Box::pin(kubernetes::measure(quick)))));
     }
     println!("{table}");
     Ok(whole)

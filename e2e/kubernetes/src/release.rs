@@ -110,6 +110,11 @@ impl Release {
         self.controller.as_mut().context("no controller runs")
     }
 
+    /// Ends the controller in order, as a node that is drained would: it gives its lease back.
+    pub fn stop_controller(&mut self) {
+        self.controller = None;
+    }
+
     /// Ends the controller with SIGKILL, as a crash would.
     ///
     /// # Errors

@@ -112,20 +112,22 @@ impl World {
     /// # Errors
     /// Where it does not run in time.
     pub async fn shop(&self, node: &str) -> Result<Ipv4Addr> {
+        self.deploy(&shop_manifests(node), node).await
+    }
+
+    /// The same from manifests that were made from [`shop_manifests`].
+    ///
+    /// # Errors
+    /// Where it does not run in time.
+    pub async fn deploy(&self, manifests: &str, node: &str) -> Result<Ipv4Addr> {
         let name = format!("web-{node}");
-        let objects = format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop}}\n---\napiVersion: apps/v1\nkind: Deployment\n\
-             metadata: {{name: {name}, namespace: shop}}\nspec:\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    \
-             metadata: {{labels: {{app: {name}}}}}\n    spec:\n      nodeSelector: {{kubernetes.io/hostname: {node}}}\n      \
-             tolerations: [{{operator: Exists}}]\n      terminationGracePeriodSeconds: 1\n      containers:\n        \
-             - {{name: web, image: \"{SHOP}\", readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}}}\n"
-        );
-        self.apply(&objects).await?;
+        self.apply(manifests).await?;
         let rollout = format!("deployment/{name}");
         self.kubectl(&["rollout", "status", &rollout, "--namespace=shop", "--timeout=180s"]).await?;
         let selector = format!("app={name}");
-        let path = "-o=jsonpath={.items[0].status.podIP}";
-        let address = self.kubectl(&["get", "pods", "--namespace=shop", "-l", &selector, path]).await?;
+        let path = "-o=jsonpath={.items[-1:].status.podIP}";
+        let newest = "--sort-by=.metadata.creationTimestamp";
+        let address = self.kubectl(&["get", "pods", "--namespace=shop", "-l", &selector, newest, path]).await?;
         address.trim().parse().with_context(|| format!("{name} has no address: {address:?}"))
     }
 
@@ -200,6 +202,18 @@ impl World {
     pub async fn answers(&self) -> Result<()> {
         until("the controller answers", LIMIT, || async { Ok(self.json(&["coverage"]).await.ok().map(|_| ())) }).await
     }
+}
+
+/// The customer's application on a node: its namespace and a Deployment of one pod.
+pub fn shop_manifests(node: &str) -> String {
+    let name = format!("web-{node}");
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop}}\n---\napiVersion: apps/v1\nkind: Deployment\n\
+         metadata: {{name: {name}, namespace: shop}}\nspec:\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    \
+         metadata: {{labels: {{app: {name}}}}}\n    spec:\n      nodeSelector: {{kubernetes.io/hostname: {node}}}\n      \
+         tolerations: [{{operator: Exists}}]\n      terminationGracePeriodSeconds: 1\n      containers:\n        \
+         - {{name: web, image: \"{SHOP}\", readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}}}\n"
+    )
 }
 
 /// The chart of this checkout.

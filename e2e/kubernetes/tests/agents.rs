@@ -35,8 +35,8 @@ fn monitor(version: &str) -> String {
     let digest = format!("{}{last}", &DIGEST[..DIGEST.len() - 1]);
     format!(
         "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: prod}}\nspec:\n  mode: Enforce\n  \
-         targets: {{kubernetes: {{namespaces: {{exclude: [kube-system, tasuki-system]}}}}}}\n  agent:\n    \
-         version: {version}\n    image: {{repository: registry.test/tasuki-agent, digest: \"{digest}\"}}\n  grace: 1s\n  \
+         targets: {{kubernetes: {{namespaces: {{exclude: [kube-system, tasuki-system]}}}}}}\n  \
+         agent:\n    version: {version}\n    image: {{repository: registry.test/tasuki-agent, digest: \"{digest}\"}}\n  grace: 1s\n  \
          rollout:\n    deadline: 10s\n    waves:\n      - {{name: canary, take: 20%, soak: 1s}}\n      \
          - {{name: rest, take: 100%, soak: 1s, maxUnavailable: 50%}}\n"
     )
@@ -99,6 +99,21 @@ async fn heartbeats_cover_and_roll_and_silence_is_seen() {
     shop(&release, "Covered", "0.1.1").await;
     assert_eq!(placed(&release).await, ("0.1.1".to_owned(), String::new()), "rolled back by itself");
     assert_eq!((agents.gaps(), agents.speaking("0.1.1")), (Vec::new(), 3), "the old agents never went");
+
+    // Only a hand-over waits for another agent.
+    let pod = release.kubectl(&[
+        "get",
+        "pods",
+        "--namespace=tasuki-agents",
+        "--field-selector=spec.nodeName=node-1",
+        "-o=name",
+    ]);
+    let pod = pod.await.unwrap();
+    release.kubectl(&["delete", "--namespace=tasuki-agents", pod.trim()]).await.unwrap();
+    until("the node's next agent speaks", LIMIT, || async { Ok((agents.speaking("0.1.1") == 3).then_some(())) })
+        .await
+        .unwrap();
+    assert_eq!(agents.gaps(), ["node-1"], "a node that loses its only agent is seen");
 
     agents.mute("0.1.1");
     shop(&release, "Unhealthy AgentNotReporting", "0.1.1").await;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
+mod deployed;
 mod objects;
 
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tasuki_e2e::coverage::settled;
 use tasuki_e2e::process::until;
 use tasuki_e2e_kubernetes::agents::Agents;
+use tasuki_e2e_kubernetes::programs::program;
 use tasuki_e2e_kubernetes::release::{DIGEST, Release};
 use tasuki_e2e_kubernetes::world::chart;
 use tasuki_e2e_kubernetes::{ControlPlane, Kwok, Options, helm, kubectl};
@@ -112,25 +114,23 @@ fn tighten(schema: &mut Value) {
     }
 }
 
-/// Its output, both kinds.
-fn script(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (bool, String) {
+/// Runs the check that needs no cluster, with schemas of one; whether all is well, and what it said.
+fn check(schemas: &str) -> (bool, String) {
     let root = chart().unwrap().ancestors().nth(2).unwrap().to_owned();
     let mut command = Command::new("bash");
-    command.current_dir(&root).arg(root.join("tools").join(name)).args(arguments).envs(variables.iter().copied());
+    command.current_dir(&root).arg("tools/chart.sh").env("KUBECONFORM_SCHEMAS", schemas);
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     (output.status.success(), text)
 }
 
 /// Lint, refusals, every values file rendered twice and held against the schemas of this server, and then taken by the
-/// server itself, in both ways of applying.
-async fn every_values_file_is_valid(plane: &ControlPlane) {
+/// server itself.
+async fn every_values_file_is_valid(plane: &ControlPlane, schemas: &str) {
     kubectl(plane, &["create", "--filename=-"], SURROUNDINGS).await.unwrap();
     let established = ["wait", "--for=condition=Established", "customresourcedefinitions", "--all", "--timeout=60s"];
     kubectl(plane, &established, "").await.unwrap();
-    let directory = tempfile::Builder::new().prefix("tasuki-").tempdir().unwrap();
-    let location = schemas(plane, directory.path()).await;
-    let (good, said) = script("chart.sh", &[], &[("KUBECONFORM_SCHEMAS", &location)]);
+    let (good, said) = check(schemas);
     assert!(good, "{said}");
     let judged = said.lines().filter(|line| line.contains("Invalid: 0, Errors: 0")).count();
     assert_eq!(judged, values().len(), "{said}");
@@ -140,8 +140,13 @@ async fn every_values_file_is_valid(plane: &ControlPlane) {
         let named = file.display().to_string();
         let render = ["template", "tasuki", &chart, "--namespace=tasuki-system", "--values", &named];
         let rendered = helm(plane, &render).await.unwrap();
-        for way in [&["--server-side"][..], &[]] {
-            let apply = ["apply", "--dry-run=server", "--validate=strict", "--filename=-"];
+        let apply = ["apply", "--dry-run=server", "--validate=strict", "--filename=-"];
+        let mut ways = vec![&["--server-side"][..]];
+        // The other way of applying is asked about the file that has everything.
+        if named.ends_with("/all-values.yaml") {
+            ways.push(&[]);
+        }
+        for way in ways {
             let said = kubectl(plane, &[&apply[..], way].concat(), &rendered).await;
             said.unwrap_or_else(|error| panic!("{named}: {error:#}"));
         }
@@ -149,37 +154,21 @@ async fn every_values_file_is_valid(plane: &ControlPlane) {
 }
 
 /// What the schemas and the server refuse: else the check above would prove nothing.
-async fn a_wrong_field_is_refused(plane: &ControlPlane) {
+async fn a_wrong_field_is_refused(plane: &ControlPlane, schemas: &str) {
     let wrong = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: default}, dta: {a: b}}";
     let apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename=-"];
     let said = format!("{:#}", kubectl(plane, &apply, wrong).await.unwrap_err());
     assert!(said.contains("dta"), "{said}");
     let directory = tempfile::Builder::new().prefix("tasuki-").tempdir().unwrap();
-    let location = schemas(plane, directory.path()).await;
     let file = directory.path().join("wrong.yaml");
     std::fs::write(&file, wrong).unwrap();
-    let program = tasuki_e2e_kubernetes::programs::program("kubeconform").unwrap();
-    let output = Command::new(program).args(["-strict", "-schema-location", &location]).arg(&file).output().unwrap();
+    let output = Command::new(program("kubeconform").unwrap())
+        .args(["-strict", "-schema-location", schemas])
+        .arg(&file)
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success() && said.contains("dta"), "{said}");
-}
-
-/// What the controller would be told about the monitor `default` in its pod.
-async fn default_monitor(release: &Release) -> Vec<String> {
-    let path = "--output=jsonpath={.spec.template.spec.containers[0].env}";
-    let text = release.kubectl(&["get", "deployment", "tasuki", "--namespace=tasuki-system", path]).await.unwrap();
-    let variables: Value = serde_json::from_str(&text).unwrap();
-    let flags = variables.as_array().unwrap().iter().filter_map(|variable| {
-        let name = variable["name"].as_str().unwrap().strip_prefix("TASUKI_DEFAULT_")?;
-        Some(format!("--default-{}={}", name.to_lowercase().replace('_', "-"), variable["value"].as_str().unwrap()))
-    });
-    flags.collect()
-}
-
-async fn start(release: &mut Release) {
-    let arguments = default_monitor(release).await;
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    release.start_controller(&arguments).await.unwrap();
 }
 
 /// Runs what the pod of `helm test` runs, against the controller on this machine.
@@ -197,18 +186,9 @@ async fn helm_test(release: &mut Release) -> (i32, String) {
     release.controller().unwrap().tasuki(&[&kept[..], &[&server]].concat()).unwrap()
 }
 
-fn monitor(version: &str, digest: &str) -> String {
-    format!(
-        "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: prod}}\nspec:\n  mode: Enforce\n  \
-         targets: {{kubernetes: {{}}}}\n  agent:\n    version: {version}\n    image: {{repository: registry.example.test/agent, \
-         digest: \"{digest}\"}}\n  grace: 20s\n  rollout:\n    deadline: 60s\n    waves: [{{name: all, take: 100%, soak: 1s, \
-         maxUnavailable: 100%}}]\n"
-    )
-}
-
 /// Everything that a controller makes in its life: lease, keys, freeze, monitor, agents, what it remembers of a roll.
 async fn live_through_a_roll(release: &mut Release) {
-    start(release).await;
+    deployed::start(release).await;
     let (code, said) = helm_test(release).await;
     assert_eq!((code, said.as_str()), (0, "the controller has judged what it watches\n"));
     let (code, said) = release.controller().unwrap().tasuki(&["freeze"]).unwrap();
@@ -218,14 +198,15 @@ async fn live_through_a_roll(release: &mut Release) {
 
     release.kill_controller().unwrap();
     release.install(&["enforce=true", &format!("agent.image.digest={DIGEST}")]).await.unwrap();
-    start(release).await;
+    deployed::start(release).await;
     let agents = Agents::start(&release.plane, &release.gateway).await.unwrap();
     let (code, said) = helm_test(release).await;
     assert_eq!(code, 0, "{said}");
     assert!(said.starts_with("1 agent report"), "{said}");
-    for (version, letter) in [("1.0.0", "a"), ("1.0.1", "b")] {
-        release.apply(&monitor(version, &format!("sha256:{}", letter.repeat(64)))).await.unwrap();
-        let rolled = until(&format!("{version} serves"), LONG, || async {
+    for version in ["1.0.0", "1.0.1"] {
+        release.apply(&deployed::monitor(version)).await.unwrap();
+        let what = format!("{version} serves");
+        let rolled = until(&what, LONG, || async {
             let sets = release.kubectl(&["get", "daemonsets", "--namespace=tasuki-agents", "--output=name"]).await?;
             let settled = settled(&release.json(&["coverage"])?, "self");
             Ok((agents.speaking(version) == 1 && sets.lines().count() == 1 && settled).then_some(()))
@@ -235,7 +216,8 @@ async fn live_through_a_roll(release: &mut Release) {
         }
     }
     let made = ["lease/tasuki", "secret/tasuki-keys", "configmap/tasuki-freeze", "configmap/tasuki-rollout"];
-    release.kubectl(&[&["get", "--namespace=tasuki-system"], &made[..]].concat()).await.unwrap();
+    let get = [&["get", "--namespace=tasuki-system"], &made[..]].concat();
+    release.kubectl(&get).await.unwrap();
     // It dies, and its lease with its name in it stays.
     release.kill_controller().unwrap();
 }
@@ -258,8 +240,9 @@ async fn the_chart_is_valid_works_and_leaves_nothing_but_definitions_and_resourc
     .await
     .unwrap();
     let empty = names(&plane).await;
-    Box::pin(every_values_file_is_valid(&plane)).await;
-    Box::pin(a_wrong_field_is_refused(&plane)).await;
+    let schemas = schemas(&plane, directory.path()).await;
+    Box::pin(every_values_file_is_valid(&plane, &schemas)).await;
+    Box::pin(a_wrong_field_is_refused(&plane, &schemas)).await;
     drop(plane);
 
     let mut release = Box::pin(Release::start(&[])).await.unwrap();
@@ -289,7 +272,9 @@ async fn the_chart_is_valid_works_and_leaves_nothing_but_definitions_and_resourc
         format!("CustomResourceDefinition.apiextensions.k8s.io /{}", definition["metadata"]["name"].as_str().unwrap())
     });
     expected.extend(definitions);
-    assert_eq!(expected.len(), 2 + DEFINITIONS);
+    // The API server's own entry for a group that has definitions.
+    expected.insert("APIService.apiregistration.k8s.io /v1alpha1.tasuki.dev".to_owned());
+    assert_eq!(expected.len(), 2 + DEFINITIONS + 1);
     // The garbage collector takes its time for what was owned.
     let left = until("only definitions and resources are left", LONG, || async {
         let left: BTreeSet<String> =

@@ -120,7 +120,7 @@ async fn settled(plane: &ControlPlane, name: &str, nodes: usize) {
             if accepted["status"] != "True" {
                 bail!("{kind}/{name}: {accepted}");
             }
-            let counted = kind != "RuntimeMonitor" || object["status"]["coverage"]["uncovered"].as_u64() > Some(0);
+            let counted = kind != "RuntimeMonitor" || object["status"]["coverage"]["total"].as_u64() > Some(0);
             Ok(counted.then_some(()))
         })
         .await
@@ -223,9 +223,11 @@ async fn documents_applied_as_flux_and_argo_do_neither_fight_nor_drift() {
     no_drift(plane, &ARGO, &text(&argo)).await;
     applying_again_changes_nothing(plane, &ARGO, "by-argo", &text(&argo)).await;
     let owners = owners(&object(plane, "RuntimeMonitor", "by-argo").await.unwrap());
-    let holds = |field: &str| owners.iter().filter(|(_, fields)| fields.contains(field)).map(|(name, _)| name.as_str());
-    assert_eq!(holds("spec").collect::<Vec<_>>(), ["argocd-controller"]);
-    assert_eq!(holds("status").collect::<Vec<_>>(), ["tasuki-coverage", "tasuki-status"]);
+    let holders = |field: &str| -> Vec<&str> {
+        owners.iter().filter(|(_, fields)| fields.contains(field)).map(|(name, _)| name.as_str()).collect()
+    };
+    assert_eq!(holders("spec"), ["argocd-controller"]);
+    assert_eq!(holders("status"), ["tasuki-coverage", "tasuki-status"]);
 
     pruning_by_label_takes_documents_only(plane, &argo).await;
     let log = release.controller().unwrap().log();
@@ -240,7 +242,9 @@ async fn pruning_by_label_takes_documents_only(plane: &ControlPlane, argo: &BTre
     let before = made(plane).await;
     assert!(before.iter().any(|one| one.contains("DaemonSet")) && before.iter().any(|one| one.contains("Lease")));
 
-    // Out of git, out of the cluster; every kind that the controller makes is open to the prune.
+    // Out of git, out of the cluster; every kind that the controller makes is open to the prune, which looks at what was
+    // applied by the client.
+    apply(plane, &ARGO_CLIENT, &text(argo)).await.unwrap();
     let mut fewer = argo.clone();
     fewer.remove("Suppression");
     let mut prune = vec!["apply", "--filename=-", "--prune", "-l", INSTANCE, "--field-manager=argocd-controller"];
@@ -260,7 +264,11 @@ async fn pruning_by_label_takes_documents_only(plane: &ControlPlane, argo: &BTre
     // The application itself goes.
     kubectl(plane, &["delete", &kinds, "-A", "-l", INSTANCE], "").await.unwrap();
     assert!(of_the_application(plane, &kinds).await.is_empty());
-    assert_eq!(made(plane).await, before, "agents outlive their monitor for ten minutes, and here another one wants them");
+    assert_eq!(
+        made(plane).await,
+        before,
+        "agents outlive their monitor for ten minutes, and here another one wants them"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,9 +285,7 @@ async fn the_charts_objects_do_not_drift_while_the_controller_is_at_work() {
     let rendered = helm(&plane, &template).await.unwrap();
     assert_eq!(helm(&plane, &template).await.unwrap(), rendered, "rendered twice");
 
-    // Definitions are known to the API server a moment after they were applied; the chart holds no documents, so once is enough.
-    let flags = [&ARGO[..], &["--namespace", NAMESPACE]].concat();
-    apply(&plane, &flags, &rendered).await.unwrap();
+    apply(&plane, &ARGO, &rendered).await.unwrap();
     let kubeconfig = plane.token_kubeconfig(NAMESPACE, "tasuki").await.unwrap();
     let gateway = format!("127.0.0.1:{}", free_port().unwrap());
     let mut controller = Controller::waiting(directory.path(), "controller", |command| {
@@ -296,9 +302,9 @@ async fn the_charts_objects_do_not_drift_while_the_controller_is_at_work() {
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}\n{}", controller.log()));
-    no_drift(&plane, &flags, &rendered).await;
+    no_drift(&plane, &ARGO, &rendered).await;
 
     // A field that somebody changes is drift: the check can fail.
     let other = rendered.replace("type: ClusterIP", "type: NodePort");
-    assert!(other != rendered && diff(&plane, &flags, &other).await.unwrap().contains("NodePort"));
+    assert!(other != rendered && diff(&plane, &ARGO, &other).await.unwrap().contains("NodePort"));
 }

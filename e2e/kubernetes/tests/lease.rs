@@ -154,13 +154,15 @@ fn every_action_was_taken_once(audit: &Audit) {
             writes.entry((request.resource, request.name)).or_default().push(what);
         }
     }
-    let of = |resource: &str| writes.iter().filter(|((of, _), _)| of == resource).map(|(_, done)| done.join(" "));
-    let mut sets: Vec<String> = of("daemonsets").collect();
+    let of = |resource: &str| -> Vec<String> {
+        writes.iter().filter(|((of, _), _)| of == resource).map(|(_, done)| done.join(" ")).collect()
+    };
+    let mut sets = of("daemonsets");
     sets.sort();
     // The next one is promoted by three patches: to every node, its role, back to heeding the hand-over.
     assert_eq!(sets, ["create delete", "create patch patch patch"], "{writes:#?}");
     // Beside the old agent, alone, done.
-    assert_eq!(of("nodes").collect::<Vec<_>>(), vec!["patch patch patch"; NODES], "{writes:#?}");
+    assert_eq!(of("nodes"), vec!["patch patch patch"; NODES], "{writes:#?}");
 }
 
 async fn whoever_loses_the_lease_stops(release: &Release, mut leader: Replica, audit: &Audit) {

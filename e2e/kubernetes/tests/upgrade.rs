@@ -112,7 +112,10 @@ async fn more_than_the_controller_knows(release: &mut Release) {
     let newer = newer.await;
     upgrade(release, &newer).await;
     let after = stored(release).await.unwrap();
-    assert_eq!((&after["spec"], &after["metadata"]["generation"]), (&before["spec"], &before["metadata"]["generation"]));
+    assert_eq!(
+        (&after["spec"], &after["metadata"]["generation"]),
+        (&before["spec"], &before["metadata"]["generation"])
+    );
     assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
 
     // The controller does not know the field, says so and goes on with the rest.

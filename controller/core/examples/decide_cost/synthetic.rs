@@ -175,6 +175,7 @@ fn node(c: usize, n: usize) -> Node {
         active: true,
         connected: true,
         attributes: BTreeMap::from([("ecs.os-type".to_owned(), "linux".to_owned())]),
+        taints: Vec::new(),
         free_memory: 1024,
         free_cpu: 512,
         launch: LaunchType::Ec2,

@@ -24,7 +24,7 @@
 //! Everything but deadlines, soaks and failures is read from the fleet each time, so a crash between
 //! any two calls resumes where it was.
 
-use super::daemon_view::{Daemons, NodeView};
+use super::daemon_view::{Daemons, NodeView, Placed};
 use super::services::{DAEMON_CALLS, unwilling};
 use super::trace::Silent;
 use super::view::{ClusterView, Wanted};
@@ -37,7 +37,7 @@ use tasuki_api::desired::{Handover, OnFailure};
 
 /// So long agents stay in a Kubernetes cluster that no monitor selects any more.
 const UNSELECTED: SignedDuration = SignedDuration::from_mins(10);
-/// So long a new pod waits for room beside the old one; then the old one goes first.
+/// So long a pod waits for room beside the one that it takes over from; then that one goes first.
 const CROWDED: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a step wants done and remembered.
@@ -273,7 +273,12 @@ impl<'a> Roll<'a, '_, '_> {
     /// Forward: node by node, wave by wave.
     fn roll(&mut self, serving: &Service) {
         let mut rollout = self.step.rollout.take().unwrap_or_else(|| self.new_rollout(serving));
-        let nodes: Vec<&NodeView<'_>> = self.daemons.nodes.iter().filter(|n| n.eligible).collect();
+        for node in self.daemons.nodes.iter().filter(|n| n.next && n.is_full()) {
+            let (node, name) = (node.node.arn.clone(), NEXT.into());
+            self.act(ActionKind::DeleteAttribute { node, name }, "the node has room for no agent at all");
+        }
+        // What has no room for any agent can neither move nor fail; it gets the version that serves in the end.
+        let nodes: Vec<&NodeView<'_>> = self.daemons.nodes.iter().filter(|n| n.eligible && !n.is_full()).collect();
         let (moved, placing): (Vec<_>, Vec<_>) = nodes.iter().copied().filter(|n| n.next).partition(|n| n.has_moved());
         let progress = (moved.len() * 2 + placing.len()) as u64;
         if progress != rollout.progress {
@@ -370,8 +375,12 @@ impl<'a> Roll<'a, '_, '_> {
     /// Whether the old agent of a node in hand-over goes before the new one runs.
     fn makes_way(&self, node: &NodeView<'_>) -> bool {
         self.daemons.launch == LaunchType::Kubernetes
-            && (self.monitor.spec.kubernetes.handover == Handover::DeleteFirst
-                || node.next_agent.crowded_since().is_some_and(|since| self.now.duration_since(since) >= CROWDED))
+            && (self.monitor.spec.kubernetes.handover == Handover::DeleteFirst || self.waits_for_room(&node.next_agent))
+    }
+
+    /// Its pod has found no room for so long that the other one has to go first.
+    fn waits_for_room(&self, agent: &Placed<'_>) -> bool {
+        agent.crowded_since().is_some_and(|since| self.now.duration_since(since) >= CROWDED)
     }
 
     /// Kubernetes: the next daemon becomes the serving one where it stands.
@@ -418,6 +427,9 @@ impl<'a> Roll<'a, '_, '_> {
                 if node.serving_agent.is_healthy() || !node.eligible {
                     let kind = ActionKind::DeleteAttribute { node: arn, name: NEXT.into() };
                     self.act(kind, "the serving agent reports: the next one may go");
+                } else if self.waits_for_room(&node.serving_agent) {
+                    let kind = ActionKind::DeleteAttribute { node: arn, name: NEXT.into() };
+                    self.act(kind, "the node has no room for two agents: the next one goes first");
                 }
             }
         }

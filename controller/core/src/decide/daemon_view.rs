@@ -5,6 +5,7 @@ use super::trace::Told;
 use super::view::{ClusterView, is_eligible};
 use crate::action::{Action, ActionKind, DAEMON_SERVICE, DAEMON_SERVICE_NEXT, EXTERNAL_DAEMON_SERVICE};
 use crate::action::{EXTERNAL_DAEMON_SERVICE_NEXT, HOLD, NEXT, OWNER_TAG, PROMOTING};
+use crate::desired::Monitor;
 use crate::fleet::{Agent, LaunchType, Node, Service, Str, TaskState, TaskStatus};
 use jiff::Timestamp;
 use tasuki_api::desired::Gates;
@@ -41,6 +42,7 @@ pub(super) struct NodeView<'a> {
 /// A daemon's task on a node, and its agent.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Placed<'a> {
+    service: Option<&'a Service>,
     task: Option<&'a TaskState>,
     agent: Option<&'a Agent>,
     fresh: bool,
@@ -51,6 +53,11 @@ impl NodeView<'_> {
     /// both, has not moved yet.
     pub fn has_moved(&self) -> bool {
         self.next && self.hold && self.next_agent.agent.is_some()
+    }
+
+    /// Not even the serving agent finds room there, so nothing can be handed over.
+    pub fn is_full(&self) -> bool {
+        !self.hold && self.serving_agent.crowded_since().is_some()
     }
 }
 
@@ -67,11 +74,17 @@ impl Placed<'_> {
             && self.agent.is_some_and(Agent::is_whole)
             && self.task.is_some_and(|t| t.task.status == TaskStatus::Running && !t.task.desired_stopped)
     }
-    /// What ECS or the agent says is wrong, to be put behind a sentence.
+    /// What ECS, Kubernetes or the agent says is wrong, to be put behind a sentence.
     pub fn trouble(&self) -> String {
         let mut told = Told::default();
         match (self.task, self.agent) {
-            (None, _) => ": ECS started no task there".to_owned(),
+            (None, _) => match self.service.filter(|service| service.launch == LaunchType::Kubernetes) {
+                Some(service) => match service.events.first() {
+                    Some(refusal) => format!(": {refusal}"),
+                    None => ": its DaemonSet made no pod there".to_owned(),
+                },
+                None => ": ECS started no task there".to_owned(),
+            },
             (Some(task), None) => {
                 agent_container(task).and_then(|c| container_failure(c, &mut told));
                 told.detail.map_or_else(|| format!(": its task is {:?}", task.task.status), |d| format!(": {d}"))
@@ -105,7 +118,8 @@ impl<'a, 'c> Daemons<'a, 'c> {
             .map(|n| &n.value)
             .filter(|n| n.launch == launch)
             .map(|node| {
-                daemons.view(node, is_eligible(node, launch) && owner.is_none_or(|m| m.takes_node(&node.attributes)))
+                let takes = |m: &Monitor| m.takes_node(&node.attributes) && m.untolerated(node).is_none();
+                daemons.view(node, is_eligible(node, launch) && owner.is_none_or(takes))
             })
             .collect();
         daemons
@@ -132,14 +146,14 @@ impl<'a, 'c> Daemons<'a, 'c> {
         }
     }
 
-    fn placed(&self, node: &Node, service: Option<&Service>) -> Placed<'a> {
+    fn placed(&self, node: &Node, service: Option<&'a Service>) -> Placed<'a> {
         let Some(service) = service else { return Placed::default() };
         let world = self.cluster.world;
         let of_service =
             |t: &&TaskState| t.task.service_name() == Some(&*service.name) && t.task.definition == service.definition;
         let task = self.cluster.daemons_on(&node.arn).iter().copied().filter(of_service).max_by_key(|t| t.first_seen);
         let agent = task.and_then(|t| world.fleet.agent_of_task(&t.task.arn));
-        Placed { task, agent, fresh: agent.is_some_and(|a| a.is_fresh(world.now)) }
+        Placed { service: Some(service), task, agent, fresh: agent.is_some_and(|a| a.is_fresh(world.now)) }
     }
 
     pub fn action(&self, kind: ActionKind, monitor: &str, why: impl Into<String>) -> Action {

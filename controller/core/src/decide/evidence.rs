@@ -7,6 +7,7 @@ use crate::desired::Monitor;
 use crate::fleet::{Agent, AgentId, Container, TaskState};
 use jiff::SignedDuration;
 use tasuki_api::coverage::{Depth, Placement, Reason};
+use tasuki_api::kubernetes::PodName;
 
 /// Clocks may differ by this much (docs of [`Reason::ClockSkew`]).
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
@@ -61,6 +62,8 @@ pub(super) fn weakness<T: Trace>(
         format!("sensor {} is whole, depth {:?}", names.join(" + "), heartbeat.depth)
     });
     let minimum = match placement {
+        // In a pod it gets no privilege that would let it see processes.
+        Placement::Sidecar if PodName::parse(&report.task).is_some() => Depth::Network,
         Placement::Sidecar => monitor.spec.ecs.fargate.minimum_depth,
         // A node agent that sees no processes does not do its job.
         _ => Depth::Process,

@@ -4,10 +4,10 @@ use super::judge::judge;
 use super::trace::{Fact, Told};
 use super::view::{ClusterView, WorkloadView};
 use super::{Decider, TaskVerdict};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, ScopeId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tasuki_api::coverage::{TaskCoverage, Verdict};
+use tasuki_api::coverage::{Reason, TaskCoverage, Verdict};
 
 /// A verdict with the facts behind it, in the order in which they were judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ impl Decider {
             verdict: verdict.verdict,
             reason: verdict.reason,
             detail: told.detail.filter(|_| verdict.reason.is_some() || verdict.verdict == Verdict::Excluded),
-            next_step: verdict.reason.map(|r| r.next_step().to_owned()),
+            next_step: verdict.reason.map(|reason| next_step(reason, &cluster.cluster.scope)),
             monitor: self.monitor_name(&verdict),
             placement: verdict.placement,
             depth: verdict.depth,
@@ -82,7 +82,7 @@ impl Decider {
                 verdict: Verdict::Missed,
                 reason: missed.reason,
                 detail: Some("it ended without any agent ever reporting it".to_owned()),
-                next_step: missed.reason.map(|r| r.next_step().to_owned()),
+                next_step: missed.reason.zip(cluster).map(|(reason, cluster)| next_step(reason, &cluster.scope)),
                 monitor: Some(missed.monitor.to_string()),
                 placement: None,
                 depth: None,
@@ -94,4 +94,9 @@ impl Decider {
             facts,
         })
     }
+}
+
+/// What can be done about it where the task is.
+fn next_step(reason: Reason, scope: &ScopeId) -> String {
+    if scope.is_kubernetes() { reason.next_step_for_pods() } else { reason.next_step() }.to_owned()
 }

@@ -171,7 +171,9 @@ fn with_sidecar<T: Trace>(
 ) -> Outcome {
     let world = workload.cluster.world;
     let Some(container) = agent_container(state) else { return STARTING };
-    trace.fact(Source::of(state.task.launch), Some(state.seen_at), || format!("container {} is {}", container.name, container.status));
+    trace.fact(Source::of(state.task.launch), Some(state.seen_at), || {
+        format!("container {} is {}", container.name, container.status)
+    });
     if is_leaving(state) && state.reported_at.is_some() {
         trace.fact(Source::of(state.task.launch), Some(state.seen_at), || "the task is being stopped".to_owned());
         return COVERED;
@@ -191,7 +193,9 @@ fn with_sidecar<T: Trace>(
         return STARTING;
     }
     trace.detail(|| match (fresh, state.reported_at) {
-        (Some(_), _) => format!("{} says that container {} is {}", Source::of(state.task.launch), container.name, container.status),
+        (Some(_), _) => {
+            format!("{} says that container {} is {}", Source::of(state.task.launch), container.name, container.status)
+        }
         (None, Some(_)) => "its agent reported before and is silent now".to_owned(),
         (None, None) => "its agent never reported".to_owned(),
     });
@@ -266,7 +270,9 @@ fn on_node<T: Trace>(
     // ECS waits longer and longer between two tries: what failed last is why there is none now.
     let fallen = state.task.node.as_deref().and_then(|node| world.fleet.fallen_agent(node, world.now));
     if let Some(fallen) = fallen {
-        trace.fact(Source::of(state.task.launch), Some(fallen.at), || "the last agent task on the node failed".to_owned());
+        trace.fact(Source::of(state.task.launch), Some(fallen.at), || {
+            "the last agent task on the node failed".to_owned()
+        });
         if let Some(reason) = container_failure(&fallen.value, trace) {
             return unhealthy(reason);
         }

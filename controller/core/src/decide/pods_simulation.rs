@@ -18,6 +18,10 @@ pub struct Cluster {
     pub broken: Vec<String>,
     /// Nodes with room for one agent only.
     pub full: BTreeSet<String>,
+    /// Nodes with room for none.
+    pub packed: BTreeSet<String>,
+    /// A version of which no pod is let in, and why.
+    pub refused: Option<(String, String)>,
     pub log: Vec<ActionKind>,
     /// Most nodes without an agent that reports, since the last reset.
     pub most_uncovered: usize,
@@ -50,6 +54,8 @@ impl Cluster {
             now: 0,
             broken: vec![],
             full: BTreeSet::new(),
+            packed: BTreeSet::new(),
+            refused: None,
             log: vec![],
             most_uncovered: 0,
             most_in_handover: 0,
@@ -67,6 +73,12 @@ impl Cluster {
         let mut node = node(name);
         node.launch = LaunchType::Kubernetes;
         self.nodes.insert(node.arn.clone(), node);
+    }
+
+    /// Nothing comes to the node that does not tolerate this.
+    pub fn taint(&mut self, name: &str) {
+        let taint = Taint { key: "gpu".into(), value: "yes".into(), effect: "NoSchedule".into() };
+        self.nodes.get_mut(&node_arn(name)).unwrap().taints.push(taint);
     }
 
     pub fn vanish(&mut self, name: &str) {
@@ -168,7 +180,8 @@ impl Cluster {
                     DAEMON_SERVICE_NEXT => node.attributes.contains_key(NEXT),
                     _ => !node.attributes.contains_key(HOLD),
                 };
-                if fits {
+                let refused = self.refused.as_ref().is_some_and(|(version, _)| *version == set.version);
+                if fits && node.taints.is_empty() && !refused {
                     wanted.insert((arn.clone(), node.arn.clone()));
                 }
             }
@@ -181,8 +194,10 @@ impl Cluster {
         }
         for slot in wanted {
             let (set, name) = (&self.sets[&slot.0], slot.1.rsplit('/').next().unwrap().to_owned());
-            let crowded =
-                self.full.contains(&name) && self.pods.keys().any(|(other, node)| *node == slot.1 && *other != slot.0);
+            let others = |(other, pod): (&(Str, Str), &Task)| {
+                other.1 == slot.1 && other.0 != slot.0 && pod.status == TaskStatus::Running
+            };
+            let crowded = self.packed.contains(&name) || self.full.contains(&name) && self.pods.iter().any(others);
             let pod = self.pods.entry(slot.clone()).or_insert_with(|| {
                 self.made += 1;
                 let mut pod = task(&format!("pod-{}", self.made), set.role);
@@ -213,6 +228,8 @@ impl Cluster {
         for (arn, set) in &self.sets {
             let mut service = daemon_service(set.role, "unused:1");
             (service.arn, service.definition, service.launch) = (arn.clone(), arn.clone(), LaunchType::Kubernetes);
+            let refusal = self.refused.as_ref().filter(|(version, _)| *version == set.version);
+            service.events.extend(refusal.map(|(_, why)| Str::from(why.as_str())));
             if set.promoting {
                 service.tags.insert(PROMOTING.to_owned(), String::new());
             }
@@ -256,10 +273,30 @@ impl Cluster {
             && self.sets.get(&pod.definition).is_some_and(|set| !self.broken.contains(&set.version))
     }
 
-    fn measure(&mut self) {
+    /// Nodes without an agent that reports.
+    pub fn uncovered(&self) -> usize {
         let covered = |node: &&Str| self.pods.values().any(|p| p.node.as_ref() == Some(node) && self.reports(p));
-        let uncovered = self.nodes.len() - self.nodes.keys().filter(covered).count();
-        self.most_uncovered = self.most_uncovered.max(uncovered);
+        self.nodes.len() - self.nodes.keys().filter(covered).count()
+    }
+
+    /// A node in hand-over whose old agent has not gone.
+    pub fn handed_over(&self) -> Option<String> {
+        let both = |n: &&Node| n.attributes.contains_key(NEXT) && !n.attributes.contains_key(HOLD);
+        self.nodes.values().find(both).map(|n| n.arn.rsplit('/').next().unwrap().to_owned())
+    }
+
+    /// The node's pods are evicted, and made anew.
+    pub fn replace_pods(&mut self, name: &str) {
+        let slots: Vec<_> = self.pods.keys().filter(|(_, node)| node.ends_with(name)).cloned().collect();
+        for slot in slots {
+            let mut pod = self.pods.remove(&slot).unwrap();
+            (pod.status, pod.version) = (TaskStatus::Stopped, self.now);
+            self.fleet.apply(of_task(pod), at(self.now));
+        }
+    }
+
+    fn measure(&mut self) {
+        self.most_uncovered = self.most_uncovered.max(self.uncovered());
         let both = |n: &&Node| n.attributes.contains_key(NEXT) && !n.attributes.contains_key(HOLD);
         self.most_in_handover = self.most_in_handover.max(self.nodes.values().filter(both).count());
     }

@@ -96,6 +96,73 @@ fn a_full_node_lets_the_old_agent_go_first_and_no_other_does() {
 }
 
 #[test]
+fn a_full_node_gets_its_old_agent_back_from_a_broken_version() {
+    let mut cluster = about_to_roll(3);
+    cluster.full.extend(["n000", "n001", "n002"].map(str::to_owned));
+    cluster.broken.push("1.0.2".into());
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.1"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    assert_eq!(cluster.most_uncovered, 1, "the canary alone, while it was tried");
+    let steady = cluster.most_uncovered;
+    cluster.most_uncovered = 0;
+    cluster.run(60);
+    assert_eq!((steady, cluster.most_uncovered), (1, 0), "every node has its agent again");
+}
+
+#[test]
+fn nodes_that_can_have_no_agent_are_passed_by() {
+    let tolerations = json!({"tolerations": [{"key": "other", "operator": "Exists"}]});
+    let wanted = |version| wanted(version, |spec| spec["kubernetes"] = tolerations.clone());
+    let mut cluster = Cluster::new(wanted("1.0.1"), 5);
+    cluster.packed.insert("n000".into());
+    cluster.taint("n003");
+    cluster.run(60);
+    cluster.decider.set_desired(wanted("1.0.2"));
+    cluster.most_uncovered = 0;
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    assert_eq!(cluster.most_uncovered, 2, "the two, and no other");
+    let touched = cluster.count(
+        |a| matches!(a, ActionKind::PutAttribute { node, .. } if node.ends_with("n000") || node.ends_with("n003")),
+    );
+    assert_eq!(touched, 0);
+    // Room is made: what serves comes, without another rollout.
+    cluster.packed.clear();
+    let acted = cluster.log.len();
+    cluster.run(60);
+    assert_eq!((cluster.uncovered(), cluster.log.len()), (1, acted));
+}
+
+#[test]
+fn a_node_that_fills_up_in_its_hand_over_is_let_go() {
+    let mut cluster = Cluster::new(wanted("1.0.1", |_| {}), 4);
+    cluster.packed.extend(["n000", "n001", "n002", "n003"].map(str::to_owned));
+    cluster.run(60);
+    // Room for the canary's old agent comes and goes: its pod was made anew on a node that is full now.
+    cluster.packed.clear();
+    cluster.run(60);
+    cluster.decider.set_desired(wanted("1.0.2", |_| {}));
+    cluster.run(20);
+    let canary = cluster.handed_over().expect("a node is in hand-over");
+    cluster.packed.insert(canary.clone());
+    cluster.replace_pods(&canary);
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    assert!(cluster.decider.memory().failed.is_empty(), "no version is to blame");
+}
+
+#[test]
+fn what_the_cluster_refuses_is_why_a_version_was_given_up() {
+    let mut cluster = about_to_roll(2);
+    cluster.refused = Some(("1.0.2".into(), "pods \"a\" is forbidden: violates PodSecurity".into()));
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.1"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    let failed = cluster.decider.memory().failed.values().next().unwrap().values().next().unwrap().why.clone();
+    assert!(failed.ends_with("did not report within 5m: pods \"a\" is forbidden: violates PodSecurity"), "{failed}");
+    assert_eq!(cluster.most_uncovered, 0);
+}
+
+#[test]
 fn nodes_join_and_vanish_in_the_middle_of_a_wave() {
     let mut cluster = about_to_roll(10);
     cluster.run(100);

@@ -340,6 +340,17 @@ pub(super) fn node_reason<T: Trace>(workload: &WorkloadView<'_, '_>, task: &Task
         trace.detail(|| format!("spec.kubernetes.nodes of {} leaves node {} out", monitor.name, id_of(&node.arn)));
         return Reason::NodeWithoutAgent;
     }
+    if let Some(taint) = node.and_then(|node| monitor.untolerated(node)) {
+        let crate::fleet::Taint { key, value, effect } = taint;
+        let equals = if value.is_empty() { "" } else { "=" };
+        trace.detail(|| {
+            format!(
+                "the node has the taint {key}{equals}{value}:{effect}, which spec.kubernetes.tolerations of {} does not tolerate",
+                monitor.name
+            )
+        });
+        return Reason::NodeWithoutAgent;
+    }
     if daemon.is_none() {
         if let Some(reason) = unwilling(world.desired.frozen, monitor, trace) {
             return reason;
@@ -358,6 +369,9 @@ pub(super) fn node_reason<T: Trace>(workload: &WorkloadView<'_, '_>, task: &Task
         (None, _) => format!("daemon service {daemon_name} is about to be created"),
         (Some(service), Some(node)) => match service.events.first() {
             Some(event) => format!("no agent task on node {}: {event}", id_of(&node.arn)),
+            None if task.launch == LaunchType::Kubernetes => {
+                format!("the agent's DaemonSet has made no pod for node {} yet", id_of(&node.arn))
+            }
             None => format!("no agent task on node {} ({} MiB free)", id_of(&node.arn), node.free_memory),
         },
         (Some(_), None) => "it is not known on which node it runs".to_owned(),

@@ -15,7 +15,7 @@ pub use version::Version;
 pub use window::Windows;
 
 use crate::action::{AgentSpec, GatewaySpec, PodsSpec, SidecarSpec};
-use crate::fleet::{Cluster, LaunchType, ScopeId, Service, Str};
+use crate::fleet::{Cluster, LaunchType, Node, ScopeId, Service, Str, Taint};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use tasuki_api::desired::{AwsScopeSpec, Compute, Delivery, Document, Mode, PidMode};
@@ -163,6 +163,24 @@ impl Desired {
         })
     }
 
+    /// The monitor of this name that places agents, or the only one that does.
+    ///
+    /// # Errors
+    /// Where there is none, or a name is needed: what to do.
+    pub fn placing(&self, name: Option<&str>) -> Result<&Monitor, String> {
+        let placing: Vec<_> = self.monitors.iter().filter(|monitor| monitor.spec.agent.is_some()).collect();
+        let found = match (name, placing.as_slice()) {
+            (None, []) => return Err("no monitor names an agent; add spec.agent with version and image".to_owned()),
+            (None, [only]) => Some(*only),
+            (None, _) => None,
+            (Some(name), placing) => placing.iter().find(|monitor| *monitor.name == *name).copied(),
+        };
+        found.ok_or_else(|| {
+            let names: Vec<_> = placing.iter().map(|monitor| &*monitor.name).collect();
+            format!("name with --monitor which of those that name an agent: {}", names.join(", "))
+        })
+    }
+
     /// The sidecar that a monitor wants in one scope. Roles stay the owner's.
     pub fn sidecar(&self, monitor: &Monitor, scope: &ScopeId, aws_scope: &str) -> Option<SidecarSpec> {
         let mut agent = self.agent(monitor, scope, aws_scope)?;
@@ -208,6 +226,11 @@ impl Monitor {
     /// Whether a node with these labels is to carry the agent.
     pub fn takes_node(&self, labels: &BTreeMap<String, String>) -> bool {
         self.spec.kubernetes.nodes.match_expressions.iter().all(|expression| nodes::matches(expression, labels))
+    }
+
+    /// The first taint of a node that keeps the agent away.
+    pub fn untolerated<'n>(&self, node: &'n Node) -> Option<&'n Taint> {
+        node.taints.iter().find(|taint| !nodes::tolerate(&self.spec.kubernetes.tolerations, taint))
     }
 
     /// Who adds the sidecar to this service.

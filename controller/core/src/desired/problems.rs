@@ -4,7 +4,8 @@ use super::{Monitor, Version, names::may_meet};
 use crate::fleet::Str;
 use std::collections::BTreeMap;
 use tasuki_api::desired::{
-    AwsScopeSpec, Delivery, EcsTargets, KubernetesTargets, Mode, NameFilter, NodeStartup, RuntimeMonitorSpec, Standalone,
+    AwsScopeSpec, Delivery, EcsTargets, KubernetesTargets, Mode, NameFilter, NodeStartup, RuntimeMonitorSpec,
+    Standalone,
 };
 use wildmatch::WildMatch;
 

@@ -34,6 +34,9 @@ use tombstones::Tombstones;
 pub const TOMBSTONE_AGE: SignedDuration = SignedDuration::from_hours(1);
 /// What act reported to stand in the way is believed for this long; then it is tried again.
 pub const OBSTRUCTION_AGE: SignedDuration = SignedDuration::from_mins(10);
+/// The same of a Kubernetes cluster, whose API server has no budget to be spared, and whose owners mend it while they
+/// look.
+const KUBERNETES_OBSTRUCTION_AGE: SignedDuration = SignedDuration::from_mins(1);
 
 /// A reading that began so long after something was last heard of knows it too: ECS answers are
 /// eventually consistent, and one that is younger may be the older truth.
@@ -264,7 +267,11 @@ impl Fleet {
     }
     /// What act found to stand in the way of changing this service or cluster, while it is believed.
     pub fn obstruction(&self, target: &str, now: Timestamp) -> Option<&Obstruction> {
-        self.obstructions.get(target).filter(|o| now.duration_since(o.at) < OBSTRUCTION_AGE)
+        let age = match target.starts_with("k8s/") {
+            true => KUBERNETES_OBSTRUCTION_AGE,
+            false => OBSTRUCTION_AGE,
+        };
+        self.obstructions.get(target).filter(|o| now.duration_since(o.at) < age)
     }
 
     /// The agent's container that failed last on a node without another one running there since; believed

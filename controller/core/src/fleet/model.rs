@@ -318,6 +318,8 @@ pub struct Node {
     pub connected: bool,
     /// Attributes, such as `ecs.os-type`; a custom one without value maps to "".
     pub attributes: BTreeMap<String, String>,
+    /// Taints that keep pods away, and so an agent that does not tolerate them; ECS has none.
+    pub taints: Vec<Taint>,
     /// Free memory, MiB.
     pub free_memory: u32,
     /// Free CPU units.
@@ -326,6 +328,17 @@ pub struct Node {
     pub launch: LaunchType,
     /// Rises with each change.
     pub version: i64,
+}
+
+/// A taint of a Kubernetes node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taint {
+    /// Key.
+    pub key: Str,
+    /// Value; may be empty.
+    pub value: Str,
+    /// `NoSchedule` or `NoExecute`; others keep nobody away.
+    pub effect: Str,
 }
 
 /// What of a task definition verdicts and transforms need to know. Never environment or secrets.

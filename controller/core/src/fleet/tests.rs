@@ -276,3 +276,15 @@ fn loss_and_cpu_are_those_between_two_heartbeats() {
     let agent = fleet.agent_of_task(&task_arn("a")).unwrap();
     assert_eq!((agent.loss, agent.cpu), (0.01, 0.1));
 }
+
+#[test]
+fn what_stands_in_the_way_is_believed_for_minutes_on_ecs_and_for_one_on_kubernetes() {
+    let mut fleet = Fleet::new(at(-3600));
+    for target in [CLUSTER, "k8s/self"] {
+        let (reason, detail) = (tasuki_api::coverage::Reason::PermissionDenied, "no".to_owned());
+        fleet.apply(Change::Obstructed { target: target.into(), reason, detail }, at(0));
+        assert!(fleet.obstruction(target, at(59)).is_some());
+    }
+    assert!(fleet.obstruction(CLUSTER, at(599)).is_some() && fleet.obstruction(CLUSTER, at(600)).is_none());
+    assert!(fleet.obstruction("k8s/self", at(60)).is_none());
+}

@@ -213,8 +213,7 @@ fn log_configuration(containers: &[Value]) -> Option<Value> {
     })
 }
 
-/// The environment that lets an agent find and trust its gateway.
-/// Environment of an agent's container, as a list of names and values: ECS and Kubernetes write it alike.
+/// The environment that lets an agent find and trust its gateway, as a list of names and values: ECS and Kubernetes write it alike.
 pub fn environment(agent: &AgentSpec) -> Vec<Value> {
     let pairs = [
         (env::GATEWAY, agent.gateway.url.to_string()),

@@ -1,4 +1,5 @@
-//! The definition transform: adds the sidecar to a task definition, and takes it out again.
+//! The definition transform: adds the sidecar to a task definition, and takes it out again; and to a manifest of
+//! Kubernetes ([`render_pods`]).
 //!
 //! Pure functions over the *opaque JSON* of DescribeTaskDefinition: the nine read-only fields are
 //! dropped, everything else is copied untouched (an empty value means something, so nothing is
@@ -14,6 +15,7 @@
 mod daemon;
 mod hash;
 mod inject;
+mod pods;
 mod preflight;
 mod project;
 mod sizes;
@@ -24,6 +26,7 @@ mod tests;
 pub use daemon::daemon_definition;
 pub use hash::content_hash;
 pub use inject::{DROPPED, environment, inject, made_from, render};
+pub use pods::{Rendered, field, pod_environment, render_pods, token_mount, token_volume};
 pub use preflight::notes;
 pub use project::project;
 pub use strip::{carries_sidecar, strip};

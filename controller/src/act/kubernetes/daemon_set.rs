@@ -5,9 +5,9 @@ use k8s_openapi::api::core::v1::NodeSelectorTerm;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 use tasuki_api::desired::Preempt;
-use tasuki_api::kubernetes::{NEXT_BOTH, NEXT_LABEL, NEXT_ONLY, TOKEN_AUDIENCE, TOKEN_PATH, env};
+use tasuki_api::kubernetes::{NEXT_BOTH, NEXT_LABEL, NEXT_ONLY, env};
 use tasuki_core::action::{AgentSpec, PodsSpec, SIDECAR};
-use tasuki_core::transform::environment;
+use tasuki_core::transform::{field, pod_environment, token_mount, token_volume};
 
 /// What the agent needs to see a whole node, one by one: kernel programs (BPF, PERFMON), marks of fanotify and private
 /// mounts (SYS_ADMIN), other processes' memory and files (SYS_PTRACE, DAC_READ_SEARCH), its rings' memory and its own
@@ -24,8 +24,6 @@ const CAPABILITIES: [&str; 10] = [
     "DAC_READ_SEARCH",
     "KILL",
 ];
-/// Seconds that a token lives; the kubelet renews it at four fifths.
-const TOKEN_SECONDS: u32 = 3600;
 /// Seconds between SIGTERM and SIGKILL: the supervisor needs 2.
 const STOP_SECONDS: u32 = 10;
 
@@ -140,7 +138,6 @@ fn pod(agent: &AgentSpec, pods: &PodsSpec, role: Role, home: &Home<'_>) -> Value
     let volume = |name: &str, path: &str, kind: &str| json!({"name": name, "hostPath": {"path": path, "type": kind}});
     let mount =
         |name: &str, path: &str, read_only: bool| json!({"name": name, "mountPath": path, "readOnly": read_only});
-    let (token_directory, token_file) = TOKEN_PATH.rsplit_once('/').unwrap_or(("/", TOKEN_PATH));
     json!({
         "serviceAccountName": labels::AGENT_NAME,
         "automountServiceAccountToken": false,
@@ -171,7 +168,7 @@ fn pod(agent: &AgentSpec, pods: &PodsSpec, role: Role, home: &Home<'_>) -> Value
                 "seLinuxOptions": {"type": "spc_t"},
             },
             "volumeMounts": [
-                mount("token", token_directory, true),
+                token_mount("token"),
                 mount("kernel", "/sys/kernel", false),
                 mount("cgroup", "/sys/fs/cgroup", true),
                 mount("names", "/var/log/containers", true),
@@ -180,9 +177,7 @@ fn pod(agent: &AgentSpec, pods: &PodsSpec, role: Role, home: &Home<'_>) -> Value
             ],
         }],
         "volumes": [
-            {"name": "token", "projected": {"sources": [{"serviceAccountToken": {
-                "audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": token_file,
-            }}]}},
+            token_volume("token"),
             volume("kernel", "/sys/kernel", "Directory"),
             volume("cgroup", "/sys/fs/cgroup", "Directory"),
             volume("names", "/var/log/containers", "DirectoryOrCreate"),
@@ -193,14 +188,7 @@ fn pod(agent: &AgentSpec, pods: &PodsSpec, role: Role, home: &Home<'_>) -> Value
 }
 
 fn variables(agent: &AgentSpec, cluster: &str) -> Vec<Value> {
-    let mut all: Vec<Value> = environment(agent);
-    all.push(json!({"name": env::CLUSTER, "value": cluster}));
-    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-    all.extend([
-        field(env::NAMESPACE, "metadata.namespace"),
-        field(env::NAME, "metadata.name"),
-        field(env::UID, "metadata.uid"),
-        field(env::NODE, "spec.nodeName"),
-    ]);
+    let mut all = pod_environment(agent, cluster);
+    all.push(field(env::NODE, "spec.nodeName"));
     all
 }

@@ -283,6 +283,10 @@ fn last(arn: &str) -> &str {
 fn refused(call: &str, error: &kube::Error) -> Stop {
     let detail = words(error);
     match code(error) {
+        // No right is missing: nothing can be made in a namespace that is on its way out.
+        Some(403) if detail.contains("is being terminated") => {
+            Stop::Blocked(Reason::NodeWithoutAgent, format!("{call}: {detail}"))
+        }
         Some(401 | 403) => {
             let why = format!("{call}: {detail}; the chart grants it with `enforce: true`");
             Stop::Blocked(Reason::PermissionDenied, why)

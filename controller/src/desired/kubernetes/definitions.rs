@@ -71,7 +71,8 @@ fn older(name: &str, lacks: &[String]) -> Option<String> {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    (!lacks.is_empty()).then(|| format!("the definition {name} in the cluster is older than the controller: it lacks {named}{more}"))
+    (!lacks.is_empty())
+        .then(|| format!("the definition {name} in the cluster is older than the controller: it lacks {named}{more}"))
 }
 
 fn unreadable(name: &str, why: &str) -> Fit {

@@ -211,13 +211,12 @@ async fn a_first_monitor_is_made_where_there_is_none_and_only_then() {
 async fn a_freeze_is_known_at_start_and_followed() {
     let server = ApiServer::new();
     let (client, cluster) = (server.client(), server.cluster());
-    server.put(
-        "/api/v1/namespaces/tasuki-system/configmaps/tasuki-anchor",
-        json!({ "metadata": { "name": "tasuki-anchor", "uid": "u-1" } }),
-    );
+    let anchor = "/api/v1/namespaces/tasuki-system/configmaps/tasuki-anchor";
+    server.put(anchor, json!({ "metadata": {} }));
     freeze::set(&cluster, true).await.unwrap();
     let held = server.get("/api/v1/namespaces/tasuki-system/configmaps/tasuki-freeze").unwrap();
-    assert_eq!(held["metadata"]["ownerReferences"][0]["uid"], "u-1", "it goes with the release");
+    let anchor = server.get(anchor).unwrap();
+    assert_eq!(held["metadata"]["ownerReferences"][0]["uid"], anchor["metadata"]["uid"], "it goes with the release");
     let (mut frozen, _task) = freeze::follow(client.clone(), "tasuki-system").await;
     assert!(*frozen.borrow());
     freeze::set(&cluster, false).await.unwrap();

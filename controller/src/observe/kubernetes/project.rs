@@ -4,12 +4,12 @@
 use crate::scope::kubernetes::{Kubernetes, labels};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Node, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Node, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::collections::BTreeMap;
 use tasuki_api::kubernetes::{self as names, NEXT_BOTH, NEXT_LABEL, NEXT_ONLY, PodName};
 use tasuki_core::action::{DAEMON_SERVICE, DAEMON_SERVICE_NEXT, HOLD, NEXT, OWNER_TAG, PROMOTING};
-use tasuki_core::fleet::{self, Container, Definition, LaunchType, Service, SidecarMark, Str, Task, TaskStatus};
+use tasuki_core::fleet::{self, Container, Definition, LaunchType, Service, SidecarMark, Str, Taint, Task, TaskStatus};
 
 /// Static pods are named by the hash of their file: the kubelet's own uid of them, which cgroups have.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
@@ -60,8 +60,6 @@ pub fn pod_task(
     let meta = &pod.metadata;
     let unknown = PodStatus::default();
     let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref().unwrap_or(&unknown));
-    let node = spec.node_name.as_deref().filter(|name| !name.is_empty());
-    let (launch, family) = node.map_or((LaunchType::Kubernetes, Str::default()), platform);
     let namespace = meta.namespace.as_deref()?;
     let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     let own = owner.filter(|owner| owner.kind == "DaemonSet" && *namespace == *scope.agent_namespace);
@@ -70,6 +68,9 @@ pub fn pod_task(
         Some((role, daemon)) => (format!("service:{role}"), names::daemon_set(&scope.cluster, namespace, daemon)),
         None => (workload(meta), String::new()),
     };
+    let node = spec.node_name.as_deref().filter(|name| !name.is_empty());
+    let node = node.or_else(|| own.and_then(|_| meant_for(spec)));
+    let (launch, family) = node.map_or((LaunchType::Kubernetes, Str::default()), platform);
     let phase = status.phase.as_deref().unwrap_or("Pending");
     let ended = matches!(phase, "Succeeded" | "Failed");
     let unscheduled = status
@@ -120,6 +121,15 @@ pub fn pod_task(
         address: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
         arn,
     })
+}
+
+/// The node that a DaemonSet made a pod for: known before there is room for it, and where there never is.
+fn meant_for(spec: &PodSpec) -> Option<&str> {
+    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let fields = terms.iter().flat_map(|term| term.match_fields.iter().flatten());
+    let name = fields.into_iter().find(|field| field.key == "metadata.name" && field.operator == "In")?;
+    name.values.as_ref()?.first().map(String::as_str)
 }
 
 fn container_of(pod: &str, name: &str, image: &str, status: Option<&ContainerStatus>) -> Container {
@@ -242,11 +252,24 @@ pub fn node(scope: &Kubernetes, node: &Node) -> Option<fleet::Node> {
         active: ready,
         connected: ready,
         attributes,
+        taints: taints(node),
         free_memory: 0,
         free_cpu: 0,
         launch,
         version: version(meta),
     })
+}
+
+/// The taints that keep pods away.
+fn taints(node: &Node) -> Vec<Taint> {
+    let all = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let hard = all.filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
+    let taint = |taint: &k8s_openapi::api::core::v1::Taint| Taint {
+        key: taint.key.as_str().into(),
+        value: taint.value.as_deref().unwrap_or_default().into(),
+        effect: taint.effect.as_str().into(),
+    };
+    hard.map(taint).collect()
 }
 
 /// The role of one of the agent's DaemonSets; `None` for anybody else's.
@@ -265,6 +288,14 @@ pub fn role_of(set: &DaemonSet) -> Option<&'static str> {
 
 fn annotation(meta: &ObjectMeta, key: &str) -> bool {
     meta.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(key))
+}
+
+/// Field managers beside `ours` that own a part of a DaemonSet's spec.
+pub fn meddlers(set: &DaemonSet, ours: &str) -> Vec<String> {
+    let entries = set.metadata.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
+    let of_spec =
+        entries.filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.get("f:spec").is_some()));
+    of_spec.filter_map(|entry| entry.manager.clone()).filter(|manager| manager != ours).collect()
 }
 
 /// One of the agent's DaemonSets, as the daemon service that it is, and what it runs. `events` are why it could not

@@ -1,4 +1,4 @@
-use super::project::{Roles, daemon, node, platform_of, pod_task, role_of};
+use super::project::{Roles, daemon, meddlers, node, platform_of, pod_task, role_of};
 use crate::scope::kubernetes::Kubernetes;
 use crate::testing::ApiServer;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -154,4 +154,57 @@ async fn a_daemon_set_of_anybody_elses_is_no_daemon() {
     assert_eq!(service.definition, definition.arn);
     let mark = definition.sidecar.unwrap();
     assert_eq!((&*mark.version, mark.spec.as_deref()), ("1.4.2", Some("f")));
+}
+
+#[tokio::test]
+async fn a_nodes_taints_are_those_that_keep_pods_away() {
+    let tainted: Node = serde_json::from_value(json!({
+        "metadata": {"name": "n1", "uid": "nu"},
+        "spec": {"taints": [
+            {"key": "gpu", "value": "yes", "effect": "NoSchedule"},
+            {"key": "spot", "effect": "NoExecute"},
+            {"key": "slow", "effect": "PreferNoSchedule"},
+        ]},
+    }))
+    .unwrap();
+    let taints = node(&scope(), &tainted).unwrap().taints;
+    let taints: Vec<_> = taints.iter().map(|taint| (&*taint.key, &*taint.value, &*taint.effect)).collect();
+    assert_eq!(taints, [("gpu", "yes", "NoSchedule"), ("spot", "", "NoExecute")]);
+}
+
+#[tokio::test]
+async fn whoever_else_owns_a_part_of_a_daemon_sets_spec_is_named() {
+    let entry = |manager: &str, subresource: Option<&str>, fields: Value| json!({"manager": manager, "operation": "Update", "subresource": subresource, "fieldsType": "FieldsV1", "fieldsV1": fields});
+    let set: DaemonSet = serde_json::from_value(json!({"metadata": {"name": "tasuki-agent-1", "managedFields": [
+        entry("tasuki", None, json!({"f:spec": {"f:template": {}}})),
+        entry("kube-controller-manager", Some("status"), json!({"f:status": {}})),
+        entry("kubectl-label", None, json!({"f:metadata": {"f:labels": {"f:team": {}}}})),
+        entry("kubectl-edit", None, json!({"f:spec": {"f:template": {}}})),
+    ]}}))
+    .unwrap();
+    assert_eq!(meddlers(&set, "tasuki"), ["kubectl-edit"]);
+}
+
+#[tokio::test]
+async fn an_agents_pod_that_finds_no_room_is_on_the_node_that_it_was_made_for() {
+    let owned = |kind: &str, name: &str| {
+        pod(|pod| {
+            let meta = &mut pod["metadata"];
+            meta["namespace"] = json!("tasuki-agents");
+            meta["ownerReferences"] =
+                json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "r", "controller": true}]);
+            let term = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n7"]}]});
+            pod["spec"] = json!({
+                "containers": [{"name": "tasuki-agent", "image": "a"}],
+                "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}},
+            });
+            pod["status"] = json!({"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1: Too many pods"},
+            ]});
+        })
+    };
+    let agent = owned("DaemonSet", "tasuki-agent-1");
+    assert_eq!((agent.node.as_deref(), agent.status), (Some("k8s/self/node/n7"), TaskStatus::Pending));
+    assert_eq!(agent.containers[0].reason.as_deref(), Some("Unschedulable: 0/1: Too many pods"));
+    assert_eq!(owned("DaemonSet", "somebody-elses").node, None, "only the scheduler says where others run");
 }

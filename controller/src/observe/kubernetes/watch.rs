@@ -1,7 +1,8 @@
 //! The watches of one cluster, brought together: what is complete, what changed, what is gone.
 
 use super::project::{self, Roles, platform_of};
-use crate::scope::kubernetes::{Kubernetes, code, labels, words};
+use crate::events::{Events, about};
+use crate::scope::kubernetes::{FIELD_MANAGER, Kubernetes, code, labels, words};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
@@ -34,16 +35,24 @@ pub struct KubernetesStatus {
 type Stream<K> = BoxStream<'static, Result<Event<K>, watcher::Error>>;
 
 /// Follows the cluster until `changes` is closed. Watches that end begin again, later each time.
-pub async fn watch(scope: Kubernetes, changes: mpsc::Sender<Change>, status: watch::Sender<KubernetesStatus>) {
+/// Somebody else's changes of what is ours are told by `events`.
+pub async fn watch(
+    scope: Kubernetes,
+    changes: mpsc::Sender<Change>,
+    status: watch::Sender<KubernetesStatus>,
+    events: Events,
+) {
     let config = watcher::Config::default().page_size(PAGE);
     let agents = Api::<DaemonSet>::namespaced(scope.client.clone(), &scope.agent_namespace);
     let notices = Api::<Notice>::namespaced(scope.client.clone(), &scope.agent_namespace);
     let refused = config.clone().fields("reason=FailedCreate,involvedObject.kind=DaemonSet");
     let mut nodes = stream(Api::<Node>::all(scope.client.clone()), config.clone());
-    let mut sets = stream(agents, config.clone().labels(&format!("{}={}", labels::NAME, labels::AGENT_NAME)));
+    let ours = config.clone().labels(&format!("{}={}", labels::NAME, labels::AGENT_NAME));
+    // There are two of them at most, and who wrote into them matters.
+    let mut sets: Stream<DaemonSet> = watcher(agents, ours).default_backoff().boxed();
     let mut notices = stream(notices, refused);
     let mut pods = stream(Api::<Pod>::all(scope.client.clone()), config);
-    let mut seen = Seen::new(scope, changes, status);
+    let mut seen = Seen::new(scope, changes, status, events);
     seen.send(Change::Cluster(Box::new(seen.scope.as_cluster()))).await;
     while seen.open {
         // A pod is placed by its node and its DaemonSet: those are listed before.
@@ -98,6 +107,9 @@ impl Listed {
 
 struct Seen {
     scope: Kubernetes,
+    events: Events,
+    /// Who else wrote into which DaemonSet, as far as it was told.
+    meddlers: HashSet<(String, String)>,
     changes: mpsc::Sender<Change>,
     status: watch::Sender<KubernetesStatus>,
     open: bool,
@@ -113,9 +125,16 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(scope: Kubernetes, changes: mpsc::Sender<Change>, status: watch::Sender<KubernetesStatus>) -> Self {
+    fn new(
+        scope: Kubernetes,
+        changes: mpsc::Sender<Change>,
+        status: watch::Sender<KubernetesStatus>,
+        events: Events,
+    ) -> Self {
         Self {
             scope,
+            events,
+            meddlers: HashSet::new(),
             changes,
             status,
             open: true,
@@ -193,7 +212,9 @@ impl Seen {
                 self.sets.begin();
                 self.daemons.clear();
             }
-            Some(Event::Apply(set) | Event::InitApply(set)) => {
+            Some(Event::Apply(mut set) | Event::InitApply(mut set)) => {
+                self.tell_meddlers(&set);
+                set.metadata.managed_fields = None;
                 self.daemons.insert(set.name_any(), set);
                 if self.sets.listing.is_none() {
                     self.tell_daemons().await;
@@ -202,6 +223,7 @@ impl Seen {
             Some(Event::Delete(set)) => {
                 self.daemons.remove(&set.name_any());
                 self.notices.remove(&set.name_any());
+                self.meddlers.retain(|(of, _)| *of != set.name_any());
                 self.tell_daemons().await;
             }
             Some(Event::InitDone) => {
@@ -210,6 +232,24 @@ impl Seen {
                 self.swept().await;
             }
             None => {}
+        }
+    }
+
+    /// A DaemonSet of ours that somebody else has changed is told once, and not put back: two who put back fight.
+    fn tell_meddlers(&mut self, set: &DaemonSet) {
+        let Some(monitor) = set.annotations().get(labels::MONITOR).filter(|_| project::role_of(set).is_some()) else {
+            return;
+        };
+        let name = set.name_any();
+        for manager in project::meddlers(set, FIELD_MANAGER) {
+            let note = format!(
+                "DaemonSet {name}: {manager} has changed its spec, which is Tasuki's own. It is left so until the agent's \
+                 next version; take it out of what {manager} manages"
+            );
+            if self.meddlers.insert((name.clone(), manager)) {
+                tracing::warn!(set = name, "{note}");
+                self.events.warning(about("RuntimeMonitor", monitor, ""), "DaemonSetChanged", &note);
+            }
         }
     }
 

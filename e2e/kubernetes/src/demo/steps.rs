@@ -67,13 +67,14 @@ async fn observe(world: &World) -> Result<()> {
     let notes = world.install(&[]).await?;
     ensure!(notes.contains("deployed"), "helm says: {notes}");
     world.answers().await?;
+    screen::seen(&format!("a table of coverage {} s after `helm install`", began.elapsed().as_secs()));
+    screen::progress("pods that are younger than their grace of 2 minutes are Starting; waiting for verdicts");
     let wanted = BTreeMap::from([
         (WEB, "Uncovered ObserveOnly"),
         (TAINTED, "Uncovered ObserveOnly"),
         (VIRTUAL, "Uncovered UnsupportedPlatform"),
     ]);
     verdicts(world, &wanted).await?;
-    screen::seen(&format!("{} s after `helm install`", began.elapsed().as_secs()));
     show(world, &["coverage"]).await?;
     until("the monitor's status says how many pods there are", LIMIT, || async {
         let total =
@@ -211,7 +212,7 @@ async fn broken(world: &World) -> Result<()> {
 
 async fn uninstall(world: &World) -> Result<()> {
     screen::step(7, "`helm uninstall` leaves nothing but CRDs and CRs; the customer's pods run on as they were");
-    let before = world.kubectl(&["get", "pods", "--namespace=shop", "-o=name"]).await?;
+    let before = customers_pods(world).await?;
     tasuki_e2e_kubernetes::helm(&world.plane, &["uninstall", "tasuki", "--namespace", "tasuki-system", "--wait"])
         .await?;
     until("the agents' namespace is gone", LIMIT, || async {
@@ -232,7 +233,7 @@ async fn uninstall(world: &World) -> Result<()> {
     kept.await.context(world.kubectl(&["get", own, "--namespace=tasuki-system"]).await?)?;
     let crds = world.kubectl(&["get", "crds", "-o=name"]).await?;
     ensure!(crds.contains("runtimemonitors.tasuki.dev"), "the definitions stay: {crds}");
-    let after = world.kubectl(&["get", "pods", "--namespace=shop", "-o=name"]).await?;
+    let after = customers_pods(world).await?;
     ensure!(before == after, "the customer's pods changed: {before} became {after}");
     let labelled = world.kubectl(&["get", "nodes", "-l", "tasuki.dev/agent-next", "-o=name"]).await?;
     ensure!(labelled.trim().is_empty(), "nodes are still labelled: {labelled}");
@@ -240,6 +241,12 @@ async fn uninstall(world: &World) -> Result<()> {
         "no DaemonSet, namespace, role, policy or label of Tasuki's is left, and no pod of the customer's was restarted",
     );
     Ok(())
+}
+
+/// The application's pods, and how often their containers were restarted.
+async fn customers_pods(world: &World) -> Result<String> {
+    let path = "-o=jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}{\"\\n\"}{end}";
+    world.kubectl(&["get", "pods", "--namespace=shop", "--sort-by=.metadata.uid", path]).await
 }
 
 /// Waits for `end`; fails at once when one of the application's pods is seen to be anything but covered.

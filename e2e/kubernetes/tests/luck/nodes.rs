@@ -80,7 +80,7 @@ async fn where_only_one_agent_fits_the_old_one_goes_first_and_the_application_st
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_come_and_go_in_mid_wave_and_count_neither_as_moved_nor_as_failed() {
     let mut room = Room::start(5).await;
-    let wide = WAVES.replace("maxUnavailable: 1", "maxUnavailable: 2");
+    let wide = WAVES.replace("maxUnavailable: 1%", "maxUnavailable: 40%");
     room.release.apply(&monitor("prod", "0.1.1", &wide)).await.unwrap();
     room.is_covered_by("0.1.1", 5).await;
 

@@ -49,7 +49,8 @@ async fn pod_security(room: &mut Room) {
 async fn quota(room: &mut Room) {
     room.release.kubectl(&["create", "quota", "tight", "--hard=pods=3", NAMESPACE]).await.unwrap();
     let used = until("the quota is counted", LIMIT, || async {
-        let used = room.release.kubectl(&["get", "quota", "tight", NAMESPACE, "-o=jsonpath={.status.used.pods}"]).await?;
+        let used =
+            room.release.kubectl(&["get", "quota", "tight", NAMESPACE, "-o=jsonpath={.status.used.pods}"]).await?;
         Ok((used == "3").then_some(()))
     });
     used.await.unwrap();

@@ -38,7 +38,8 @@ impl Room {
 
     /// Waits until the shop's pods on `nodes` nodes are covered by this version, one DaemonSet is there, and no rollout.
     pub async fn is_covered_by(&self, version: &str, nodes: usize) {
-        let covered = until(&format!("{nodes} nodes are covered by {version}"), LIMIT, || async {
+        let what = format!("{nodes} nodes are covered by {version}");
+        let covered = until(&what, LIMIT, || async {
             let coverage = self.release.json(&["coverage"])?;
             let shop = self.shop(&coverage);
             let all = shop.len() == nodes && shop.iter().all(|(by, what)| by == version && what == "Covered");
@@ -90,7 +91,8 @@ impl Room {
 
     /// Waits until a condition of a monitor has this status and reason; returns its message.
     pub async fn says(&self, name: &str, kind: &str, status: &str, reason: &str) -> String {
-        let said = until(&format!("{name} says {kind}={status}/{reason}"), LIMIT, || async {
+        let what = format!("{name} says {kind}={status}/{reason}");
+        let said = until(&what, LIMIT, || async {
             let object = self.monitor(name).await?;
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let found = conditions.iter().find(|one| one["type"] == kind).cloned().unwrap_or_default();
@@ -104,7 +106,8 @@ impl Room {
 
     /// Waits for an Event of the controller's with this reason and these words.
     pub async fn event(&self, reason: &str, words: &str) {
-        let seen = until(&format!("an Event {reason}: {words}"), LIMIT, || async {
+        let what = format!("an Event {reason}: {words}");
+        let seen = until(&what, LIMIT, || async {
             let events = self.events().await?;
             let is = |(of, note): &(String, String)| of == reason && note.contains(words);
             if !events.iter().any(is) {
@@ -118,15 +121,16 @@ impl Room {
     /// Reason and note of every Event of the controller's.
     pub async fn events(&self) -> Result<Vec<(String, String)>> {
         let events = self.list("events", &["--all-namespaces"]).await?;
-        let ours = events.iter().filter(|event| {
-            event["reportingComponent"] == "tasuki" || event["source"]["component"] == "tasuki"
-        });
+        let ours = events
+            .iter()
+            .filter(|event| event["reportingComponent"] == "tasuki" || event["source"]["component"] == "tasuki");
         Ok(ours.map(|event| (text(&event["reason"]), text(&event["message"]))).collect())
     }
 
     /// Waits until `tasuki explain` of a pod says these words; returns all of what it says.
     pub async fn explains(&self, pod: &str, words: &str) -> String {
-        let said = until(&format!("{pod} is explained by {words:?}"), LIMIT, || async {
+        let what = format!("{pod} is explained by {words:?}");
+        let said = until(&what, LIMIT, || async {
             let coverage = self.release.json(&["coverage"])?;
             let tasks = coverage["tasks"].as_array().cloned().unwrap_or_default();
             let Some(task) = tasks.iter().find(|task| text(&task["task"]).ends_with(&format!("/{pod}"))) else {
@@ -144,7 +148,8 @@ impl Room {
     /// The first pod in the shop's namespace on a node.
     pub async fn pod_on(&self, node: &str) -> String {
         let field = format!("--field-selector=spec.nodeName={node}");
-        let found = until(&format!("{node} has a pod"), LIMIT, || async {
+        let what = format!("{node} has a pod");
+        let found = until(&what, LIMIT, || async {
             let pods = self.list("pods", &["--namespace=shop", &field]).await?;
             Ok(pods.first().map(|pod| text(&pod["metadata"]["name"])))
         });
@@ -202,5 +207,5 @@ pub fn monitor(name: &str, version: &str, more: &str) -> String {
 }
 
 /// Two waves without a pause.
-pub const WAVES: &str = "  rollout:\n    deadline: 60s\n    waves:\n      - {name: canary, take: 1, soak: 1s}\n      \
-                         - {name: rest, take: 100%, soak: 1s, maxUnavailable: 1}\n";
+pub const WAVES: &str = "  rollout:\n    deadline: 60s\n    waves:\n      - {name: canary, take: 1%, soak: 1s}\n      \
+                         - {name: rest, take: 100%, soak: 1s, maxUnavailable: 1%}\n";

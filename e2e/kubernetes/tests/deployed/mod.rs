@@ -1,0 +1,31 @@
+//! The controller as the chart's Deployment would run it.
+
+use serde_json::Value;
+use tasuki_e2e_kubernetes::release::Release;
+
+/// Starts it with what the Deployment tells it about the monitor `default`.
+pub async fn start(release: &mut Release) {
+    let path = "--output=jsonpath={.spec.template.spec.containers[0].env}";
+    let get = ["get", "deployment", "tasuki", "--namespace=tasuki-system", path];
+    let variables: Value = serde_json::from_str(&release.kubectl(&get).await.unwrap()).unwrap();
+    let flags = variables.as_array().unwrap().iter().filter_map(|variable| {
+        let name = variable["name"].as_str().unwrap().strip_prefix("TASUKI_DEFAULT_")?;
+        let flag = name.to_lowercase().replace('_', "-");
+        Some(format!("--default-{flag}={}", variable["value"].as_str().unwrap()))
+    });
+    let flags: Vec<String> = flags.collect();
+    assert!(flags.iter().any(|flag| flag == "--default-monitor=true"), "{flags:?}");
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    release.start_controller(&flags).await.unwrap();
+}
+
+/// A monitor of the owner's, which rolls without a pause; another version has another digest.
+pub fn monitor(version: &str) -> String {
+    let digest = version.chars().next_back().unwrap().to_string().repeat(64);
+    format!(
+        "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: prod}}\nspec:\n  mode: Enforce\n  \
+         targets: {{kubernetes: {{}}}}\n  agent:\n    version: {version}\n    image: {{repository: registry.example.test/agent, \
+         digest: \"sha256:{digest}\"}}\n  grace: 20s\n  rollout:\n    deadline: 5m\n    waves: [{{name: all, take: 100%, soak: 1s, \
+         maxUnavailable: 100%}}]\n"
+    )
+}
