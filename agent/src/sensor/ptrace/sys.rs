@@ -135,16 +135,22 @@ impl Ticker {
                 return Err(io::Error::last_os_error());
             }
             let ticker = Self { timer };
-            let period = libc::timespec {
-                tv_sec: period.as_secs() as libc::time_t,
-                tv_nsec: period.subsec_nanos() as libc::c_long,
-            };
-            let spec = libc::itimerspec { it_interval: period, it_value: period };
-            if libc::timer_settime(ticker.timer, 0, &raw const spec, std::ptr::null_mut()) != 0 {
+            if !ticker.set(period) {
                 return Err(io::Error::last_os_error());
             }
             Ok(ticker)
         }
+    }
+
+    /// Goes off `period` from now and then every `period`; whether that could be set, which it can once it could.
+    pub fn set(&self, period: Duration) -> bool {
+        let period = libc::timespec {
+            tv_sec: period.as_secs() as libc::time_t,
+            tv_nsec: period.subsec_nanos() as libc::c_long,
+        };
+        let spec = libc::itimerspec { it_interval: period, it_value: period };
+        // SAFETY: the timer lives as long as `self`, and the specification outlives the call.
+        unsafe { libc::timer_settime(self.timer, 0, &raw const spec, std::ptr::null_mut()) == 0 }
     }
 
     /// Whether the timer went off since the last call.

@@ -34,6 +34,10 @@ use std::time::{Duration, Instant};
 
 /// How often the tracer beats and looks for newcomers.
 pub const TICK: Duration = Duration::from_millis(20);
+/// The same once nothing has happened for [`CALM`]: each wake-up costs about as much as a stop.
+const IDLE_TICK: Duration = Duration::from_millis(60);
+/// So long without a stop or a newcomer, the tracer idles.
+const CALM: Duration = Duration::from_secs(1);
 /// A newcomer that has not run another program by then is told as it was found. Container runtimes
 /// show themselves for a moment before they become the application.
 const FOUND_AFTER: Duration = Duration::from_millis(50);
@@ -63,6 +67,10 @@ pub struct Tracer {
     outbox: Outbox,
     heartbeat: Heartbeat,
     stop: Arc<AtomicBool>,
+    /// When something happened last.
+    stirred: Instant,
+    /// Time between two ticks now.
+    pace: Duration,
 }
 
 impl Tracer {
@@ -91,16 +99,18 @@ impl Tracer {
             outbox,
             heartbeat,
             stop,
+            stirred: Instant::now(),
+            pace: TICK,
         }
     }
 
     /// Traces until it is told to stop. `ready` is called once everything is traced.
     pub fn run(mut self, ready: impl FnOnce()) -> std::io::Result<()> {
-        let ticker = Ticker::start(TICK)?;
+        let ticker = Ticker::start(self.pace)?;
         // On a full machine each stop lasts until this thread gets a processor. Needs CAP_SYS_NICE,
         // which Fargate does not give.
         let _ = rustix::process::setpriority_process(rustix::process::Pid::from_raw(self.thread as i32), -20);
-        self.heartbeat.beat(self.thread);
+        self.heartbeat.beat(self.thread, self.pace);
         self.scan(false);
         ready();
         while !self.stop.load(Ordering::Relaxed) {
@@ -108,15 +118,18 @@ impl Tracer {
                 Wait::Nothing => {
                     self.outbox.flush();
                     if !ticker.take() {
-                        self.answer(sys::wait(true)?);
+                        let change = sys::wait(true)?;
+                        self.stir(&ticker, &change);
+                        self.answer(change);
                     } else {
-                        self.tick();
+                        self.tick(&ticker);
                     }
                 }
                 change => {
+                    self.stir(&ticker, &change);
                     self.answer(change);
                     if ticker.take() {
-                        self.tick();
+                        self.tick(&ticker);
                     }
                 }
             }
@@ -124,12 +137,32 @@ impl Tracer {
         self.let_go(&ticker)
     }
 
-    fn tick(&mut self) {
+    /// Something happened: ticks come fast again, since more may follow.
+    fn stir(&mut self, ticker: &Ticker, change: &Wait) {
+        if matches!(change, Wait::Nothing | Wait::NoTracees) {
+            return;
+        }
+        self.stirred = Instant::now();
+        self.keep_pace(ticker, TICK);
+    }
+
+    fn keep_pace(&mut self, ticker: &Ticker, pace: Duration) {
+        if std::mem::replace(&mut self.pace, pace) != pace {
+            ticker.set(pace);
+        }
+    }
+
+    fn tick(&mut self, ticker: &Ticker) {
         let now = Instant::now();
-        self.heartbeat.beat(self.thread);
+        let calm = now.duration_since(self.stirred) >= CALM;
+        self.keep_pace(ticker, if calm { IDLE_TICK } else { TICK });
+        self.heartbeat.beat(self.thread, self.pace);
         match self.newcomers.look(now) {
             Look::Everywhere => self.scan(true),
             Look::At { new, again } => {
+                if !new.is_empty() {
+                    self.stirred = now;
+                }
                 for tid in again {
                     if self.table.thread(tid).is_none() {
                         self.meet(tid, true);
@@ -150,7 +183,7 @@ impl Tracer {
 
     /// Beats, and answers what has stopped meanwhile: for loops over many processes.
     pub(super) fn breathe(&mut self) {
-        self.heartbeat.beat(self.thread);
+        self.heartbeat.beat(self.thread, self.pace);
         for _ in 0..STOPS {
             match sys::wait(false) {
                 Ok(change @ (Wait::Exited { .. } | Wait::Stopped { .. })) => self.answer(change),
@@ -164,7 +197,7 @@ impl Tracer {
         match change {
             Wait::Nothing => {}
             // Until there is one, only ticks matter; the timer ends this sleep.
-            Wait::NoTracees => std::thread::sleep(TICK),
+            Wait::NoTracees => std::thread::sleep(self.pace),
             Wait::Exited { tid, status } => self.on_exit(tid, status),
             Wait::Stopped { tid, signal, event } => self.on_stop(tid, signal, event),
         }
@@ -370,7 +403,7 @@ impl Tracer {
         }
         while begun.elapsed() < DRAIN && self.table.len() > 0 {
             if ticker.take() {
-                self.heartbeat.beat(self.thread);
+                self.heartbeat.beat(self.thread, self.pace);
             }
             match sys::wait(true)? {
                 Wait::NoTracees => break,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   agent process                          watchdog process (child of the agent)
-//!   tracer thread ── beats ──▶ timer ──▶   30 ms without a beat: could it have beaten?
+//!   tracer thread ── beats ──▶ timer ──▶   10 ms too late: could it have beaten?
 //!        │ traces                            │ none, though it had 50 ms: SIGKILL
 //!        ▼                                   ▼
 //!   application ◀──────── freed by the kernel when the agent process ends
@@ -37,15 +37,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The watchdog sleeps until no beat came for so long.
-const MISSING: Duration = Duration::from_millis(30);
+/// A beat is missing when it is so late. With the tracer's slowest ticks a stopped one is killed after about 100 ms.
+const LATE: Duration = Duration::from_millis(10);
 /// Names the descriptor of the heartbeat's timer to the watchdog.
 const TIMER: &str = "TASUKI_WATCHDOG_TIMER";
 /// How often it looks at the tracer while a beat is missing.
 const PERIOD: Duration = Duration::from_millis(10);
 /// A tracer that is stopped this long is killed.
 const STOPPED: Duration = Duration::from_millis(30);
-/// A tracer that ran or slept this long without a beat is killed. It beats every 20 ms.
+/// A tracer that ran or slept this long after a beat was missing is killed.
 const CHANCE: Duration = Duration::from_millis(50);
 /// What one sample counts for at most: longer ones are pauses of the machine.
 const SAMPLE: Duration = Duration::from_millis(20);
@@ -81,8 +81,8 @@ impl Heartbeat {
         Ok(Self { memory: self.memory.try_clone()?, timer: self.timer.try_clone()?, beats: self.beats })
     }
 
-    /// The calling thread is the tracer, and lives.
-    pub fn beat(&mut self, tracer: Tid) {
+    /// The calling thread is the tracer, lives, and will beat again within `next`.
+    pub fn beat(&mut self, tracer: Tid, next: Duration) {
         self.beats += 1;
         let mut bytes = [0_u8; 16];
         bytes[..8].copy_from_slice(&self.beats.to_ne_bytes());
@@ -90,7 +90,9 @@ impl Heartbeat {
         // A beat that cannot be written shows as a missing one, and the timer goes off.
         let _ = pwrite(&self.memory, &bytes, 0);
         let never = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let missing = Timespec { tv_sec: 0, tv_nsec: MISSING.as_nanos() as i64 };
+        let missing = next + LATE;
+        let missing =
+            Timespec { tv_sec: missing.as_secs() as i64, tv_nsec: i64::from(missing.subsec_nanos()) };
         let _ = timerfd_settime(
             &self.timer,
             TimerfdTimerFlags::empty(),
@@ -317,7 +319,7 @@ mod tests {
                 let application = std::env::var("TASUKI_APPLICATION").unwrap().parse().unwrap();
                 super::super::sys::seize(application, 0).unwrap();
                 super::super::sys::interrupt(application).unwrap();
-                heartbeat.beat(rustix::thread::gettid().as_raw_nonzero().get() as Tid);
+                heartbeat.beat(rustix::thread::gettid().as_raw_nonzero().get() as Tid, Duration::from_millis(20));
                 loop {
                     std::hint::spin_loop();
                 }
