@@ -77,6 +77,8 @@ pub enum MonitorPhase {
     Soaking,
     /// A gate failed: agents go back to the version before.
     RollingBack,
+    /// The wanted version failed and went back; it is not tried again by itself.
+    RolledBack,
     /// All agents have the wanted version; what was needed for the rollout is taken away.
     Finishing,
     /// `spec.rollout.paused` is set.

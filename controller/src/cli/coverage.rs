@@ -85,6 +85,17 @@ pub fn screen(view: &View, wide: bool, terminal: Terminal, now: Timestamp) -> St
     if !view.clusters.is_empty() {
         out += &clusters(view, wide, terminal);
     }
+    for cluster in &view.clusters {
+        let Some(failed) = &cluster.failed else { continue };
+        out += &format!(
+            "{}: {} failed {} and is not tried again: {}\n  → name another version, or `tasuki rollout retry {}`\n",
+            name(view, cluster),
+            escape(&failed.version),
+            crate::text::ago(failed.at, now),
+            escape(&failed.why),
+            escape(&cluster.name)
+        );
+    }
     out + &reasons(&view.tasks, terminal)
 }
 

@@ -83,6 +83,22 @@ pub struct MonitorView {
     pub outdated: u64,
     /// The rollout under way; counts of several clusters are summed.
     pub rollout: Option<RolloutView>,
+    /// The wanted version failed, in the cluster where that was last, and is not tried again by itself.
+    pub failed: Option<FailedView>,
+}
+
+/// A version that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedView {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// The version.
+    pub version: String,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub why: String,
 }
 
 /// How many tasks are not covered for one reason.
@@ -122,6 +138,9 @@ pub struct ClusterView {
     pub versions: Vec<(String, u64)>,
     /// The rollout under way.
     pub rollout: Option<RolloutView>,
+    /// The wanted version failed here and is not tried again by itself.
+    #[serde(default)]
+    pub failed: Option<FailedView>,
 }
 
 /// A rollout under way.

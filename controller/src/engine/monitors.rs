@@ -34,10 +34,18 @@ pub fn monitors(known: &Knowledge, tasks: &[TaskCoverage], clusters: &[ClusterVi
             counts: index.map(|index| tally.counts(Some(index))).unwrap_or_default(),
             reasons: reasons.into_iter().map(reason).collect(),
             outdated: outdated.get(name).copied().unwrap_or_default(),
-            rollout: rollout(clusters.iter().filter(|cluster| cluster.monitor.as_deref() == Some(name))),
+            rollout: rollout(of_monitor(clusters, name)),
+            failed: of_monitor(clusters, name)
+                .filter_map(|cluster| cluster.failed.clone())
+                .max_by_key(|failed| failed.at),
         }
     };
     known.decider.desired().monitors.iter().enumerate().map(one).collect()
+}
+
+/// The clusters whose nodes' agents are a monitor's.
+fn of_monitor<'a>(clusters: &'a [ClusterView], name: &'a str) -> impl Iterator<Item = &'a ClusterView> {
+    clusters.iter().filter(move |cluster| cluster.monitor.as_deref() == Some(name))
 }
 
 /// The rollouts of several clusters as one: the phase of the worst, the counts of all.

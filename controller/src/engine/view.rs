@@ -1,7 +1,8 @@
 //! From what is known to what is shown.
 
 use super::{
-    AgentProof, AgentTotals, ClusterView, Explanation, Fact, Knowledge, ProblemView, RolloutView, ScopeView, View,
+    AgentProof, AgentTotals, ClusterView, Explanation, Fact, FailedView, Knowledge, ProblemView, RolloutView,
+    ScopeView, View,
 };
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -136,7 +137,14 @@ fn clusters(known: &Knowledge, tasks: &[TaskCoverage], now: Timestamp) -> Vec<Cl
         ];
         let monitor = launches.into_iter().find_map(|launch| desired.select_cluster(cluster, launch));
         let monitor = monitor.and_then(|index| desired.monitors.get(index));
-        let wanted = monitor.and_then(|m| m.spec.agent.as_ref());
+        let agent = monitor.and_then(|monitor| desired.agent(monitor, &cluster.scope, &cluster.aws_scope));
+        let failure = agent.as_ref().and_then(|agent| known.decider.failure(arn, agent));
+        let failed = agent.as_ref().zip(failure).map(|(agent, failure)| FailedView {
+            cluster: cluster.name.to_string(),
+            version: agent.version.to_string(),
+            at: failure.at,
+            why: failure.why.clone(),
+        });
         Some(ClusterView {
             arn: arn.to_string(),
             name: cluster.name.to_string(),
@@ -144,9 +152,10 @@ fn clusters(known: &Knowledge, tasks: &[TaskCoverage], now: Timestamp) -> Vec<Cl
             counts: tallies.get(arn).map(|tally| tally.counts(None)).unwrap_or_default(),
             depth: depths.get(&key).copied(),
             monitor: monitor.map(|m| m.name.to_string()),
-            wanted_version: wanted.map(|agent| agent.version.clone()),
+            wanted_version: agent.map(|agent| agent.version.to_string()),
             versions: versions.get(&key).into_iter().flatten().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
             rollout: rollouts.iter().find(|status| status.cluster == *arn).map(rollout_view),
+            failed,
             scope,
         })
     };

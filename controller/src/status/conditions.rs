@@ -2,7 +2,7 @@
 //! for; `Covered` and `RolledOut` are ours.
 
 use super::Monitor;
-use crate::engine::{MonitorView, RolloutView};
+use crate::engine::{FailedView, MonitorView, RolloutView};
 use jiff::Timestamp;
 use tasuki_api::desired::Mode;
 use tasuki_api::status::condition::{COVERED, READY, RECONCILING, ROLLED_OUT, STALLED};
@@ -27,7 +27,7 @@ pub fn of(
     let all = [
         (READY, ready(monitor)),
         (RECONCILING, reconciling(rollout)),
-        (STALLED, stalled(monitor)),
+        (STALLED, stalled(known, monitor)),
         (COVERED, covered(known, monitor)),
         (ROLLED_OUT, rolled_out(known, rollout, monitor)),
     ];
@@ -60,14 +60,18 @@ fn reconciling(rollout: Option<&RolloutView>) -> Finding {
     }
 }
 
-fn stalled(monitor: Monitor<'_>) -> Finding {
+fn stalled(known: Option<&MonitorView>, monitor: Monitor<'_>) -> Finding {
     if let Some(why) = monitor.held_back {
         return (Truth::True, HELD_BACK, why.to_owned());
     }
-    match monitor.refused || monitor.spec.is_none() {
-        true => (Truth::True, "Refused", "write the document as Accepted says".to_owned()),
-        false => (Truth::False, "Going", "nothing waits for a person".to_owned()),
+    if monitor.refused || monitor.spec.is_none() {
+        return (Truth::True, "Refused", "write the document as Accepted says".to_owned());
     }
+    if let Some(FailedView { cluster, version, why, .. }) = known.and_then(|known| known.failed.as_ref()) {
+        let next = format!("name another version, or run `tasuki rollout retry {cluster}`");
+        return (Truth::True, "RolledBack", format!("{version} failed: {why}; {next}"));
+    }
+    (Truth::False, "Going", "nothing waits for a person".to_owned())
 }
 
 fn covered(known: Option<&MonitorView>, monitor: Monitor<'_>) -> Finding {

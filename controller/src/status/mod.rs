@@ -42,7 +42,7 @@ pub fn status_of(view: &View, monitor: Monitor<'_>, previous: &MonitorStatus, no
     let rollout = known.and_then(|known| known.rollout.as_ref());
     let mut status = MonitorStatus {
         observed_generation: None,
-        phase: Some(phase(view, monitor, rollout)),
+        phase: Some(phase(view, monitor, rollout, known.is_some_and(|known| known.failed.is_some()))),
         conditions: conditions::of(known, rollout, monitor, &previous.conditions, now),
         ..MonitorStatus::default()
     };
@@ -63,7 +63,7 @@ pub fn status_of(view: &View, monitor: Monitor<'_>, previous: &MonitorStatus, no
     status
 }
 
-fn phase(view: &View, monitor: Monitor<'_>, rollout: Option<&RolloutView>) -> MonitorPhase {
+fn phase(view: &View, monitor: Monitor<'_>, rollout: Option<&RolloutView>, failed: bool) -> MonitorPhase {
     let Some(spec) = monitor.spec else { return MonitorPhase::Refused };
     match rollout.map(|rollout| rollout.phase) {
         _ if spec.mode == Mode::Observe => MonitorPhase::Observing,
@@ -73,6 +73,7 @@ fn phase(view: &View, monitor: Monitor<'_>, rollout: Option<&RolloutView>) -> Mo
         Some(Phase::Soaking) => MonitorPhase::Soaking,
         Some(Phase::RollingBack) => MonitorPhase::RollingBack,
         Some(Phase::Finishing) => MonitorPhase::Finishing,
+        None if failed => MonitorPhase::RolledBack,
         None => MonitorPhase::Settled,
     }
 }

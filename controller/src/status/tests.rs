@@ -135,6 +135,21 @@ fn a_rollout_is_shown_while_it_goes_on() {
 }
 
 #[test]
+fn a_version_that_failed_is_told_until_another_one_is_wanted() {
+    let mut view = view(counts(412, 0, 0, 0));
+    view.monitors[0].outdated = 412;
+    view.monitors[0].failed = serde_json::from_value(json!({
+        "cluster": "self", "version": "1.4.2", "at": "2026-01-01T00:00:00Z", "why": "3 agents do not report",
+    }))
+    .unwrap();
+    let status = of(&view, Some(&enforcing()), false);
+    assert_eq!(status.phase, Some(MonitorPhase::RolledBack));
+    assert!(brief(&status.conditions).contains("Stalled=True/RolledBack"), "{}", brief(&status.conditions));
+    let words = "1.4.2 failed: 3 agents do not report; name another version, or run `tasuki rollout retry self`";
+    assert_eq!(message(&status, "Stalled"), words);
+}
+
+#[test]
 fn the_phase_and_the_version_are_told_in_one_word() {
     let observing = spec(json!({ "targets": { "kubernetes": {} } }));
     let mut paused = enforcing();

@@ -287,4 +287,25 @@ async fn the_chart_is_valid_works_and_leaves_nothing_but_definitions_and_resourc
     assert!(missing.is_empty(), "the cluster's own: {missing:?}");
     let labelled = release.kubectl(&["get", "nodes", "--show-labels"]).await.unwrap();
     assert!(!labelled.contains("tasuki.dev"), "{labelled}");
+    Box::pin(the_next_release_begins_where_the_last_one_ended(&mut release, &node)).await;
+}
+
+/// Installed again over what was kept: its monitors are in force, and a label is taken away that a release which went in
+/// the middle of a roll has left, for with it no agent would come to that node.
+async fn the_next_release_begins_where_the_last_one_ended(release: &mut Release, node: &str) {
+    release.kubectl(&["label", "node", node, "tasuki.dev/agent-next=only"]).await.unwrap();
+    release.install(&["enforce=true", &format!("agent.image.digest={DIGEST}")]).await.unwrap();
+    deployed::start(release).await;
+    let _agents = Agents::start(&release.plane, &release.gateway).await.unwrap();
+    let placed = until("the agent of the kept monitor runs", LONG, || async {
+        let sets =
+            "--output=jsonpath={.items[*].metadata.annotations.tasuki\\.dev/version} {.items[*].status.numberReady}";
+        let sets = release.kubectl(&["get", "daemonsets", "--namespace=tasuki-agents", sets]).await?;
+        let labelled = release.kubectl(&["get", "nodes", "--selector=tasuki.dev/agent-next", "--output=name"]).await?;
+        anyhow::ensure!(sets == "1.0.1 1" && labelled.is_empty(), "DaemonSets: {sets}; in hand-over: {labelled}");
+        Ok(Some(()))
+    });
+    if let Err(error) = placed.await {
+        panic!("{error:#}: {:#}", release.json(&["coverage"]).unwrap());
+    }
 }

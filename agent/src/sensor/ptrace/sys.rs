@@ -144,10 +144,8 @@ impl Ticker {
 
     /// Goes off `period` from now and then every `period`; whether that could be set, which it can once it could.
     pub fn set(&self, period: Duration) -> bool {
-        let period = libc::timespec {
-            tv_sec: period.as_secs() as libc::time_t,
-            tv_nsec: period.subsec_nanos() as libc::c_long,
-        };
+        let period =
+            libc::timespec { tv_sec: period.as_secs() as libc::time_t, tv_nsec: period.subsec_nanos() as libc::c_long };
         let spec = libc::itimerspec { it_interval: period, it_value: period };
         // SAFETY: the timer lives as long as `self`, and the specification outlives the call.
         unsafe { libc::timer_settime(self.timer, 0, &raw const spec, std::ptr::null_mut()) == 0 }

@@ -91,8 +91,7 @@ impl Heartbeat {
         let _ = pwrite(&self.memory, &bytes, 0);
         let never = Timespec { tv_sec: 0, tv_nsec: 0 };
         let missing = next + LATE;
-        let missing =
-            Timespec { tv_sec: missing.as_secs() as i64, tv_nsec: i64::from(missing.subsec_nanos()) };
+        let missing = Timespec { tv_sec: missing.as_secs() as i64, tv_nsec: i64::from(missing.subsec_nanos()) };
         let _ = timerfd_settime(
             &self.timer,
             TimerfdTimerFlags::empty(),

@@ -54,8 +54,13 @@ pub(super) struct Step {
 
 /// Names an agent in [`Memory::failed`](crate::memory::Memory): its image, and what else it was run
 /// with, so that more memory is a new try.
-pub(super) fn failure_key(wanted: &Wanted) -> Str {
-    format!("{} ({})", wanted.agent.image, wanted.agent_print).into()
+fn failure_key(wanted: &Wanted) -> Str {
+    failed_as(&wanted.agent.image, &wanted.agent_print)
+}
+
+/// What a failure of this agent is remembered by.
+pub(super) fn failed_as(image: &str, print: &str) -> Str {
+    format!("{image} ({print})").into()
 }
 
 /// The next step for one launch type of a cluster, and its key in memory.

@@ -178,6 +178,9 @@ impl Decider {
         for (cluster, node) in applied.nodes.iter().filter(|(cluster, _)| !whole.contains(cluster)) {
             nodes.entry(cluster).or_default().insert(node);
         }
+        for cluster in applied.wishes.iter().filter(|cluster| !whole.contains(cluster)) {
+            nodes.entry(cluster).or_default();
+        }
         for (cluster, nodes) in nodes {
             self.decide_nodes(fleet, cluster, &nodes, now, &mut decision);
         }
@@ -192,11 +195,15 @@ impl Decider {
         for (cluster, group) in &workloads {
             self.decide_workload(fleet, cluster, group, now, &mut decision);
         }
+        let mut tasks: BTreeMap<&Str, Vec<(&Str, &Str)>> = BTreeMap::new();
         for task in &applied.tasks {
             let Some((cluster, group)) = fleet.place_of_task(task) else { continue };
             if !whole.contains(cluster) && !workloads.contains(&(cluster.clone(), group.clone())) {
-                self.decide_task(fleet, cluster, group, task, now, &mut decision);
+                tasks.entry(cluster).or_default().push((group, task));
             }
+        }
+        for (cluster, tasks) in tasks {
+            self.decide_tasks(fleet, cluster, &tasks, now, &mut decision);
         }
         decision.put_in_order();
         decision
@@ -234,12 +241,14 @@ impl Decider {
         if self.wish(fleet, arn, state, now, decision) || nodes.len() > FEW_NODES {
             return self.judge(fleet, arn, state, now, decision);
         }
-        let on_them = |state: &TaskState| state.task.node.as_ref().is_some_and(|node| nodes.contains(node));
-        for (group, tasks) in &state.workloads {
-            for (task, _) in tasks.iter().filter(|(_, state)| on_them(state)) {
-                self.decide_task(fleet, arn, group, task, now, decision);
-            }
+        if nodes.is_empty() {
+            return;
         }
+        let on_them = |state: &TaskState| state.task.node.as_ref().is_some_and(|node| nodes.contains(node));
+        let all = state.workloads.iter().flat_map(|(group, tasks)| tasks.iter().map(move |task| (group, task)));
+        let tasks: Vec<_> =
+            all.filter(|(_, (_, state))| on_them(state)).map(|(group, (task, _))| (group, task)).collect();
+        self.decide_tasks(fleet, arn, &tasks, now, decision);
     }
 
     /// What every cluster wants. What one of them has remembered, those after it look at: they are
@@ -305,21 +314,20 @@ impl Decider {
         self.clusters.insert(arn.clone(), held);
     }
 
-    fn decide_task(
+    /// Judges tasks of one cluster, each with its group. What the cluster's tasks share is looked up once for all.
+    fn decide_tasks(
         &mut self,
         fleet: &Fleet,
         arn: &Str,
-        group: &Str,
-        task: &Str,
+        tasks: &[(&Str, &Str)],
         now: Timestamp,
         decision: &mut Decision,
     ) {
         let mut held = self.clusters.remove(arn).unwrap_or_default();
-        if let Some(cluster) = fleet.cluster(arn)
-            && let Some(view) = ClusterView::new(self.world(fleet, now), arn, cluster)
-            && let Some(state) = fleet.task(task)
-        {
-            let workload = WorkloadView::new(&view, group, state.task.launch);
+        let view = fleet.cluster(arn).and_then(|cluster| ClusterView::new(self.world(fleet, now), arn, cluster));
+        for (group, task) in tasks.iter().copied() {
+            let Some((view, state)) = view.as_ref().zip(fleet.task(task)) else { continue };
+            let workload = WorkloadView::new(view, group, state.task.launch);
             let mut after = judge(&workload, state, &mut Silent);
             let verdicts = held.workloads.entry(group.clone()).or_default();
             match verdicts.binary_search_by(|(arn, _)| arn.cmp(task)) {

@@ -5,7 +5,7 @@
 //!     │ excluded by git or an allowed tag ─▶ Excluded
 //!  agent's container failed (ECS) ─▶ Unhealthy
 //!  fresh report names it ─▶ whole, deep, current enough? ─yes─▶ Covered · no ─▶ Unhealthy
-//!  younger than grace ─▶ Starting
+//!  younger than grace, or the controller is too young to have heard its agent ─▶ Starting
 //!  an agent is placed ─▶ Unhealthy: AgentNotReporting
 //!  else ─▶ Uncovered, with what stands in the way
 //! ```
@@ -14,11 +14,11 @@ use super::evidence::{agent_container, best_agent, container_failure, id_of, wea
 use super::services;
 use super::trace::{Source, Trace};
 use super::verdict::TaskVerdict;
-use super::view::WorkloadView;
+use super::view::{WorkloadView, World};
 use crate::desired::{Monitor, Selection};
 use crate::fleet::{Agent, AgentId, LaunchType, TaskState, TaskStatus};
 use jiff::{SignedDuration, Timestamp};
-use tasuki_api::agent::{AgentKind, HEARTBEATS_UNTIL_SILENT, NODE_HEARTBEAT_SECONDS};
+use tasuki_api::agent::{AgentKind, HEARTBEATS_UNTIL_SILENT, NODE_HEARTBEAT_SECONDS, SIDECAR_HEARTBEAT_SECONDS};
 use tasuki_api::coverage::{Currency, Placement, Reason, Verdict};
 
 /// How an agent gets to tasks of this launch type.
@@ -98,6 +98,9 @@ pub(super) fn judge<T: Trace>(workload: &WorkloadView<'_, '_>, state: &TaskState
 /// A node agent that was never heard has so long from when it runs: the intervals that the gateway asks for by default.
 const FIRST_HEARTBEATS: SignedDuration =
     SignedDuration::from_secs((NODE_HEARTBEAT_SECONDS * HEARTBEATS_UNTIL_SILENT) as i64);
+/// The same for a sidecar, where the controller has just begun to listen.
+const FIRST_OF_SIDECARS: SignedDuration =
+    SignedDuration::from_secs((SIDECAR_HEARTBEAT_SECONDS * HEARTBEATS_UNTIL_SILENT) as i64);
 
 type Outcome = (Verdict, Option<Reason>);
 
@@ -157,6 +160,17 @@ fn is_young(monitor: &Monitor, state: &TaskState, now: Timestamp) -> bool {
     now.duration_since(born) < SignedDuration::from_secs(monitor.spec.grace.as_secs() as i64)
 }
 
+/// Whoever was not heard yet may well have spoken: nobody listened before this controller began, and agents that were
+/// there already speak at their next heartbeat.
+fn listens_briefly<T: Trace>(world: World<'_>, patience: SignedDuration, trace: &mut T) -> bool {
+    let began = world.fleet.born();
+    let briefly = world.now.duration_since(began) < patience;
+    if briefly {
+        trace.detail(|| format!("the controller listens since {began}: its agent's next heartbeat is awaited"));
+    }
+    briefly
+}
+
 /// It is on its way out: that its agent goes with it is no fault.
 fn is_leaving(state: &TaskState) -> bool {
     state.task.desired_stopped || state.task.status > TaskStatus::Running
@@ -189,7 +203,10 @@ fn with_sidecar<T: Trace>(
             None => COVERED,
         };
     }
-    if is_young(monitor, state, world.now) && state.reported_at.is_none() {
+    let runs = &*container.status == "RUNNING";
+    if state.reported_at.is_none()
+        && (is_young(monitor, state, world.now) || runs && listens_briefly(world, FIRST_OF_SIDECARS, trace))
+    {
         return STARTING;
     }
     trace.detail(|| match (fresh, state.reported_at) {
@@ -246,7 +263,7 @@ fn on_node<T: Trace>(
         let up_since = daemon.task.started_at.unwrap_or(daemon.first_seen);
         let patience = heard.map_or(FIRST_HEARTBEATS, Agent::silence_after);
         if daemon.task.status == TaskStatus::Running && world.now.duration_since(up_since) >= patience {
-            if young {
+            if young || heard.is_none() && listens_briefly(world, FIRST_HEARTBEATS, trace) {
                 return STARTING;
             }
             trace.detail(|| match heard {

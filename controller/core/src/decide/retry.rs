@@ -1,7 +1,10 @@
 //! `tasuki rollout retry`: which failures a cluster's name stands for.
 
 use super::Decider;
+use super::daemon::failed_as;
+use crate::action::AgentSpec;
 use crate::fleet::{Fleet, Str};
+use crate::memory::Failure;
 use std::collections::BTreeSet;
 
 /// The cluster of a key in [`Memory::failed`](crate::memory::Memory), which may say `#external` after it.
@@ -10,6 +13,13 @@ fn cluster_of(key: &str) -> &str {
 }
 
 impl Decider {
+    /// Why an agent that a monitor wants for a cluster's nodes is not tried there again.
+    pub fn failure(&self, cluster: &str, agent: &AgentSpec) -> Option<&Failure> {
+        let key = failed_as(&agent.image, &agent.fingerprint());
+        let here = self.memory().failed.iter().filter(|(at, _)| cluster_of(at) == cluster);
+        here.filter_map(|(_, failures)| failures.get(&key)).max_by_key(|failure| failure.at)
+    }
+
     /// Forgets what failed in a cluster, by its name or ARN, and that services of it were rolled back or
     /// fought over. Answers how many targets had such; [`Self::memory`] changed unless it is 0.
     pub fn retry_cluster(&mut self, fleet: &Fleet, cluster: &str) -> usize {
@@ -34,7 +44,7 @@ mod tests {
     use super::*;
     use crate::fixtures::*;
     use crate::fleet::{Change, Cluster};
-    use crate::memory::{Failure, Memory, ServiceHistory};
+    use crate::memory::{Memory, ServiceHistory};
 
     #[test]
     fn a_cluster_whose_name_begins_alike_is_left_alone() {

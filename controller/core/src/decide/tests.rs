@@ -340,6 +340,28 @@ fn a_node_without_an_agent_says_why() {
 }
 
 #[test]
+fn a_controller_that_has_just_begun_awaits_the_heartbeats_of_agents_that_were_there_before() {
+    let mut daemon = on_node(task("d", "tasuki"), "n1");
+    daemon.containers = vec![container(SIDECAR)];
+    let mut fleet = Fleet::new(at(1000));
+    for change in [
+        cluster(),
+        of_node(node("n1")),
+        of_task(on_node(task("a", "web"), "n1")),
+        of_service(daemon_service("tasuki", "tasuki:1")),
+        of_task(daemon),
+        of_task(with_sidecar(task("b", "shop"))),
+    ] {
+        fleet.apply(change, at(1000));
+    }
+    for (id, heartbeats) in [("a", 45), ("b", 180)] {
+        assert_eq!(verdict(&enforce(), &fleet, id, 1000), STARTING, "{id}");
+        assert_eq!(verdict(&enforce(), &fleet, id, 1000 + heartbeats - 1), STARTING, "{id}");
+        assert_eq!(verdict(&enforce(), &fleet, id, 1000 + heartbeats), unhealthy(Reason::AgentNotReporting), "{id}");
+    }
+}
+
+#[test]
 fn a_task_that_no_agent_ever_saw_is_missed_for_a_day() {
     let mut fleet = fleet(vec![of_service(service("job"))]);
     let mut decider = Decider::new(desired(&enforce()), Memory::default());

@@ -29,6 +29,8 @@ pub struct Applied {
     /// Clusters and ARNs of nodes that changed: what the cluster wants may be another, and the
     /// verdicts of the tasks on the node.
     pub nodes: Vec<(Str, Str)>,
+    /// ARNs of clusters that may want something else now, while each verdict that may be another one is among `tasks`.
+    pub wishes: Vec<Str>,
     /// Tasks that ended.
     pub ended: Vec<Ended>,
     /// Tasks that were said to have ended, and live; each is among `tasks` too.
@@ -42,6 +44,7 @@ impl Applied {
             && self.services.is_empty()
             && self.clusters.is_empty()
             && self.nodes.is_empty()
+            && self.wishes.is_empty()
             && self.ended.is_empty()
     }
     /// Adds what another change did.
@@ -50,6 +53,7 @@ impl Applied {
         self.services.extend(other.services);
         self.clusters.extend(other.clusters);
         self.nodes.extend(other.nodes);
+        self.wishes.extend(other.wishes);
         self.ended.extend(other.ended);
         self.revived.extend(other.revived);
     }
@@ -354,7 +358,7 @@ impl Fleet {
             && let Some(service) = place.within.strip_prefix("service:")
             && crate::action::is_daemon_service(service)
         {
-            applied.clusters.extend((!self.agents.get(id).is_some_and(|a| a.unchanged)).then(|| place.cluster.clone()));
+            applied.wishes.extend((!self.agents.get(id).is_some_and(|a| a.unchanged)).then(|| place.cluster.clone()));
         }
         applied
     }

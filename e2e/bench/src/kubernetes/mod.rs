@@ -17,6 +17,7 @@ use crate::machine;
 use crate::stats::{median, percentile};
 use crate::table::Row;
 use anyhow::{Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -43,6 +44,9 @@ pub async fn measure(quick: bool) -> Result<Vec<Row>> {
         true => Size { nodes: 50, pods: 500, changes: 20, idle: Duration::from_secs(20) },
         false => Size { nodes: 1_000, pods: 10_000, changes: 200, idle: Duration::from_secs(600) },
     };
+    // Each agent holds a connection, and so does the gateway, a child of this process.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let files = tempfile::Builder::new().prefix("tasuki-bench-").tempdir()?;
     let audit = told::audited(files.path())?;
     let options = Options { apiserver: audit, ..Options::default() };
@@ -94,7 +98,7 @@ async fn in_cluster(release: &mut Release, kwok: &mut Kwok, size: &Size, files: 
         rows.push(Row::within(SECTION, &format!("{name}, p50 of {}", times.len()), p50, "s", 1.0));
         rows.push(Row::within(SECTION, &format!("{name}, p99 of {}", times.len()), p99, "s", 1.0));
     }
-    let status = told.status(if size.changes > 50 { 20 } else { 3 }).await?;
+    let status = told.status(if size.changes > 50 { 6 } else { 2 }).await?;
     let longest = percentile(&status, 100);
     rows.push(Row::within(
         SECTION,

@@ -8,3 +8,4 @@ mod nodes;
 mod refusals;
 mod room;
 mod server;
+mod steering;

@@ -187,7 +187,7 @@ async fn observe_changes_nothing(release: &mut Release, audit: &Audit) -> String
         assert_eq!(after.get(key), Some(object), "{key} was changed");
     }
     // No object is changed back either, and no event is written.
-    let writes = of(audit, &[controller.clone()]).into_iter().filter(Request::writes);
+    let writes = of(audit, std::slice::from_ref(&controller)).into_iter().filter(Request::writes);
     let written: BTreeSet<_> = writes.map(|request| (request.resource, request.name)).collect();
     let own = [
         ("leases", "tasuki"),
@@ -205,7 +205,7 @@ async fn observe_changes_nothing(release: &mut Release, audit: &Audit) -> String
             ["get", "configmap", "tasuki-freeze", "--namespace=tasuki-system", "--output=jsonpath={.data.frozen}"];
         assert_eq!(release.kubectl(&path).await.unwrap(), kept);
     }
-    of(audit, &[controller.clone()]);
+    of(audit, std::slice::from_ref(&controller));
     controller
 }
 
