@@ -118,10 +118,7 @@ impl Directory for FleetDirectory {
 
     fn tasks_on(&self, node: &str) -> Vec<Arc<Task>> {
         let known = self.shared.read();
-        let cluster = known.fleet.node(node).and_then(|node| known.fleet.cluster(&node.cluster));
-        let live = cluster.into_iter().flat_map(|cluster| cluster.workloads.values().flat_map(|tasks| tasks.values()));
-        let live = live.filter(|state| state.task.node.as_deref() == Some(node));
-        let live = live.map(|state| Arc::new((*state.task).clone()));
+        let live = known.fleet.tasks_on(node).map(|state| Arc::new((*state.task).clone()));
         live.chain(known.ended.on(node).cloned()).collect()
     }
 }

@@ -25,10 +25,7 @@ pub struct Context {
 
 /// Builds the whole view.
 pub fn build(known: &Knowledge, context: &Context, now: Timestamp) -> View {
-    let explain = |task: &Str| known.decider.explain(&known.fleet, task, now).map(|explained| explained.coverage);
-    let live = known.decider.verdicts().filter_map(|(_, _, task, _)| explain(task));
-    let missed = known.decider.memory().missed.keys().filter_map(explain);
-    let tasks: Vec<TaskCoverage> = live.chain(missed).collect();
+    let tasks: Vec<TaskCoverage> = known.decider.rows(&known.fleet, now);
     let counts = known.decider.tally().counts(None);
     let clusters = clusters(known, &tasks, now);
     View {

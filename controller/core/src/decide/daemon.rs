@@ -264,8 +264,11 @@ impl<'a> Roll<'a, '_, '_> {
         }
     }
 
-    fn deadline(&self) -> SignedDuration {
-        SignedDuration::from_secs(self.monitor.spec.rollout.deadline.as_secs() as i64)
+    /// Nothing has moved for the whole deadline. Before this controller began nobody listened, so no agent could speak:
+    /// an outage that is longer than the deadline is no fault of the version's.
+    fn is_late(&self, rollout: &Rollout) -> bool {
+        let deadline = SignedDuration::from_secs(self.monitor.spec.rollout.deadline.as_secs() as i64);
+        self.now.duration_since(rollout.step_since.max(self.daemons.cluster.world.fleet.born())) >= deadline
     }
 
     fn fail(&mut self, rollout: &mut Rollout, why: String) {
@@ -302,7 +305,7 @@ impl<'a> Roll<'a, '_, '_> {
             } else if !node.hold && self.makes_way(node) {
                 let kind = ActionKind::PutAttribute { node: arn, name: HOLD.into() };
                 self.act(kind, "the node has no room for two agents: the old one goes first");
-            } else if self.now.duration_since(rollout.step_since) >= self.deadline() {
+            } else if self.is_late(&rollout) {
                 let why = format!(
                     "node {}: the new agent did not report within {}{}",
                     super::evidence::id_of(&node.node.arn),
@@ -458,8 +461,7 @@ impl<'a> Roll<'a, '_, '_> {
             (rollout.progress, rollout.step_since) = (progress, self.now);
         }
         let Some(first) = silent.first() else { return };
-        let late = self.now.duration_since(rollout.step_since) >= self.deadline();
-        if late && rollout.rolling_back.is_none() && !self.has_failed() {
+        if self.is_late(&rollout) && rollout.rolling_back.is_none() && !self.has_failed() {
             let why = format!(
                 "node {}: the new agent did not report within {}{}",
                 super::evidence::id_of(&first.node.arn),

@@ -11,7 +11,7 @@ use super::verdict::{Changed, Tally, TaskVerdict};
 use super::view::{ClusterView, WantedCache, WorkloadView, World};
 use crate::action::{Action, ActionKind};
 use crate::desired::Desired;
-use crate::fleet::{Applied, ClusterState, Fleet, Str, TaskState};
+use crate::fleet::{Applied, ClusterState, Fleet, Str};
 use crate::memory::Memory;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,7 @@ pub struct Decider {
     desired: Arc<Desired>,
     memory: Memory,
     wanted: WantedCache,
-    clusters: BTreeMap<Str, ClusterVerdicts>,
+    pub(super) clusters: BTreeMap<Str, ClusterVerdicts>,
 }
 
 impl Decider {
@@ -241,13 +241,9 @@ impl Decider {
         if self.wish(fleet, arn, state, now, decision) || nodes.len() > FEW_NODES {
             return self.judge(fleet, arn, state, now, decision);
         }
-        if nodes.is_empty() {
-            return;
-        }
-        let on_them = |state: &TaskState| state.task.node.as_ref().is_some_and(|node| nodes.contains(node));
-        let all = state.workloads.iter().flat_map(|(group, tasks)| tasks.iter().map(move |task| (group, task)));
-        let tasks: Vec<_> =
-            all.filter(|(_, (_, state))| on_them(state)).map(|(group, (task, _))| (group, task)).collect();
+        let there = nodes.iter().flat_map(|node| fleet.tasks_on(node)).filter(|state| state.task.cluster == *arn);
+        let mut tasks: Vec<_> = there.map(|state| (&state.task.group, &state.task.arn)).collect();
+        tasks.sort_unstable();
         self.decide_tasks(fleet, arn, &tasks, now, decision);
     }
 

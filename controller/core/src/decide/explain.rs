@@ -1,10 +1,11 @@
 //! `tasuki explain`: the same judgement once more, this time telling every fact.
 
 use super::judge::judge;
-use super::trace::{Fact, Told};
+use super::judging::keep_since;
+use super::trace::{Detail, Fact, Told};
 use super::view::{ClusterView, WorkloadView};
 use super::{Decider, TaskVerdict};
-use crate::fleet::{Fleet, ScopeId};
+use crate::fleet::{Fleet, ScopeId, TaskState};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tasuki_api::coverage::{Reason, TaskCoverage, Verdict};
@@ -27,22 +28,34 @@ impl Decider {
         let cluster = ClusterView::new(world, arn, fleet.cluster(arn)?)?;
         let workload = WorkloadView::new(&cluster, group, state.task.launch);
         let mut told = Told::default();
-        let mut verdict = judge(&workload, state, &mut told);
-        if let Some(held) = self.verdict(arn, group, task)
-            && (held.verdict, held.reason) == (verdict.verdict, verdict.reason)
-        {
-            verdict.since = held.since;
+        let verdict = judge(&workload, state, &mut told);
+        let coverage = self.row(&workload, state, verdict, self.verdict(arn, group, task), told.detail);
+        Some(Explanation { coverage, facts: told.facts })
+    }
+
+    /// The row of a task that was judged now, and was judged before as in `held`.
+    fn row(
+        &self,
+        workload: &WorkloadView<'_, '_>,
+        state: &TaskState,
+        mut verdict: TaskVerdict,
+        held: Option<&TaskVerdict>,
+        detail: Option<String>,
+    ) -> TaskCoverage {
+        if let Some(held) = held {
+            keep_since(held, &mut verdict);
         }
-        let agent = verdict.agent.and_then(|id| fleet.agent(id));
-        let coverage = TaskCoverage {
-            task: task.to_owned(),
-            scope: cluster.cluster.scope.to_string(),
-            cluster: cluster.cluster.name.to_string(),
+        let cluster = workload.cluster.cluster;
+        let agent = verdict.agent.and_then(|id| workload.cluster.world.fleet.agent(id));
+        TaskCoverage {
+            task: state.task.arn.to_string(),
+            scope: cluster.scope.to_string(),
+            cluster: cluster.name.to_string(),
             workload: workload.name.to_owned(),
             verdict: verdict.verdict,
             reason: verdict.reason,
-            detail: told.detail.filter(|_| verdict.reason.is_some() || verdict.verdict == Verdict::Excluded),
-            next_step: verdict.reason.map(|reason| next_step(reason, &cluster.cluster.scope)),
+            detail: detail.filter(|_| verdict.reason.is_some() || verdict.verdict == Verdict::Excluded),
+            next_step: verdict.reason.map(|reason| next_step(reason, &cluster.scope)),
             monitor: self.monitor_name(&verdict),
             placement: verdict.placement,
             depth: verdict.depth,
@@ -50,8 +63,34 @@ impl Decider {
             agent_version: agent.map(|a| a.report.heartbeat.version.clone()),
             unavailable: agent.map(|a| a.report.heartbeat.unavailable.clone()).unwrap_or_default(),
             since: verdict.since,
-        };
-        Some(Explanation { coverage, facts: told.facts })
+        }
+    }
+
+    /// The rows of `tasuki coverage`, of live tasks and of missed ones. What the tasks of a cluster share is looked up
+    /// once for all of them.
+    pub fn rows(&self, fleet: &Fleet, now: Timestamp) -> Vec<TaskCoverage> {
+        let world = self.world(fleet, now);
+        let mut rows = Vec::new();
+        for (arn, verdicts) in &self.clusters {
+            let view = fleet.cluster(arn).and_then(|state| ClusterView::new(world, arn, state));
+            let Some(view) = view else { continue };
+            for (group, tasks) in &verdicts.workloads {
+                let mut workload: Option<WorkloadView<'_, '_>> = None;
+                for (task, held) in tasks {
+                    let Some(state) = fleet.task(task) else { continue };
+                    let workload = match &mut workload {
+                        Some(workload) if workload.launch == state.task.launch => workload,
+                        _ => workload.insert(WorkloadView::new(&view, group, state.task.launch)),
+                    };
+                    let mut detail = Detail::default();
+                    let verdict = judge(workload, state, &mut detail);
+                    rows.push(self.row(workload, state, verdict, Some(held), detail.0));
+                }
+            }
+        }
+        let missed = self.memory().missed.keys().filter(|task| fleet.task(task).is_none());
+        rows.extend(missed.filter_map(|task| self.explain_missed(fleet, task)).map(|missed| missed.coverage));
+        rows
     }
 
     /// The row of `tasuki coverage` of one live or missed task.

@@ -106,6 +106,16 @@ impl Cluster {
         self.decider = Decider::new(self.decider.desired().clone(), serde_json::from_str(&stored).unwrap());
     }
 
+    /// The controller is away for so long, and knows nothing when it is back.
+    pub fn outage(&mut self, seconds: i64) {
+        self.crash();
+        self.now += seconds;
+        let described = self.fleet.cluster(CLUSTER).unwrap().cluster.as_ref().unwrap().value.clone();
+        self.fleet = Fleet::new(at(self.now));
+        self.fleet.apply(Change::Cluster(Box::new(described)), at(self.now));
+        self.tell();
+    }
+
     /// Ten seconds: decide, take those actions that `take` lets through, move the world on.
     pub fn step(&mut self, mut take: impl FnMut() -> bool) {
         self.now += 10;

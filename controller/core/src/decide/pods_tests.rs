@@ -163,6 +163,21 @@ fn what_the_cluster_refuses_is_why_a_version_was_given_up() {
 }
 
 #[test]
+fn an_outage_that_is_longer_than_the_deadline_fails_no_version() {
+    let mut cluster = about_to_roll(3);
+    // The new agent of the canary cannot be heard before the controller goes, nor a while after it is back.
+    cluster.broken.push("1.0.2".into());
+    cluster.run(60);
+    assert!(cluster.handed_over().is_some());
+    cluster.outage(3_600);
+    cluster.run(60);
+    cluster.broken.clear();
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    assert!(cluster.decider.memory().failed.is_empty());
+}
+
+#[test]
 fn nodes_join_and_vanish_in_the_middle_of_a_wave() {
     let mut cluster = about_to_roll(10);
     cluster.run(100);

@@ -340,6 +340,26 @@ fn a_node_without_an_agent_says_why() {
 }
 
 #[test]
+fn the_rows_are_those_that_explain_gives_of_each_task() {
+    let mut fargate = task("e", "web");
+    fargate.launch = LaunchType::Fargate;
+    let fleet = fleet(vec![
+        of_node(node("n1")),
+        of_service(service("shop")),
+        of_task(on_node(task("a", "web"), "n1")),
+        of_task(with_sidecar(task("b", "shop"))),
+        of_agent(sidecar_report("b", at(990))),
+        of_task(task("c", "shop")),
+        of_task(fargate),
+    ]);
+    let mut decider = Decider::new(desired(&enforce()), Memory::default());
+    decider.decide_all(&fleet, at(1000));
+    let each: Vec<_> =
+        decider.verdicts().filter_map(|(_, _, task, _)| decider.coverage(&fleet, task, at(1010))).collect();
+    assert_eq!((each.len(), decider.rows(&fleet, at(1010))), (4, each));
+}
+
+#[test]
 fn a_controller_that_has_just_begun_awaits_the_heartbeats_of_agents_that_were_there_before() {
     let mut daemon = on_node(task("d", "tasuki"), "n1");
     daemon.containers = vec![container(SIDECAR)];

@@ -66,6 +66,17 @@ impl Trace for Silent {
     fn detail(&mut self, _: impl FnOnce() -> String) {}
 }
 
+/// Keeps what makes the reason concrete, and nothing else.
+#[derive(Debug, Default)]
+pub(super) struct Detail(pub Option<String>);
+
+impl Trace for Detail {
+    fn fact(&mut self, _: Source, _: Option<Timestamp>, _: impl FnOnce() -> String) {}
+    fn detail(&mut self, text: impl FnOnce() -> String) {
+        self.0 = Some(text());
+    }
+}
+
 /// Keeps every line.
 #[derive(Debug, Default)]
 pub(super) struct Told {

@@ -4,6 +4,7 @@ use super::{AgentId, AgentReport, Change, Definition, Digest, Fleet, Node, Obstr
 use super::{SETTLED, Task, TaskState, TaskStatus};
 use crate::action::{SIDECAR, is_daemon_service};
 use jiff::Timestamp;
+use std::collections::HashMap;
 use tasuki_api::coverage::Reason;
 
 /// A task that ended, for the record of those that no agent ever saw.
@@ -56,6 +57,24 @@ impl Applied {
         self.wishes.extend(other.wishes);
         self.ended.extend(other.ended);
         self.revived.extend(other.revived);
+    }
+}
+
+/// Notes on which node a task is.
+fn stand(on_node: &mut HashMap<Str, Vec<Str>>, task: &Task) {
+    if let Some(node) = &task.node {
+        on_node.entry(node.clone()).or_default().push(task.arn.clone());
+    }
+}
+
+/// Takes that back.
+fn leave(on_node: &mut HashMap<Str, Vec<Str>>, task: &Task) {
+    let Some(node) = &task.node else { return };
+    if let Some(tasks) = on_node.get_mut(node) {
+        tasks.retain(|held| *held != task.arn);
+        if tasks.is_empty() {
+            on_node.remove(node);
+        }
     }
 }
 
@@ -222,11 +241,16 @@ impl Fleet {
             Some(held) if order(&task) <= order(&held.task) && !overrules(read_at, held.seen_at) => return applied,
             Some(held) if held.task == task => return applied,
             Some(held) => {
+                if held.task.node != task.node {
+                    leave(&mut self.on_node, &held.task);
+                    stand(&mut self.on_node, &task);
+                }
                 held.task = task;
                 held.seen_at = now;
                 note_report(held, agents, now);
             }
             None => {
+                stand(&mut self.on_node, &task);
                 let naming = agents.naming(&arn).to_vec();
                 let mut held = TaskState { task, first_seen: now, seen_at: now, reported_at: None, agents: naming };
                 note_report(&mut held, agents, now);
@@ -246,6 +270,9 @@ impl Fleet {
         let held = workload.remove(arn);
         if workload.is_empty() {
             state.workloads.remove(&place.within);
+        }
+        if let Some(held) = &held {
+            leave(&mut self.on_node, &held.task);
         }
         held
     }

@@ -157,6 +157,8 @@ pub struct Fleet {
     losses: Losses,
     clusters: BTreeMap<Str, ClusterState>,
     tasks: HashMap<Str, Place>,
+    /// The live tasks of each node: whoever speaks for one node does not look through a cluster of thousands.
+    on_node: HashMap<Str, Vec<Str>>,
     services: HashMap<Str, Place>,
     nodes: HashMap<Str, Str>,
     definitions: HashMap<Str, Definition>,
@@ -183,6 +185,7 @@ impl Fleet {
             losses: Losses::default(),
             clusters: BTreeMap::new(),
             tasks: HashMap::new(),
+            on_node: HashMap::new(),
             services: HashMap::new(),
             nodes: HashMap::new(),
             definitions: HashMap::new(),
@@ -223,6 +226,10 @@ impl Fleet {
     /// Cluster ARN and group of a live task.
     pub fn place_of_task(&self, arn: &str) -> Option<(&Str, &Str)> {
         self.tasks.get(arn).map(|p| (&p.cluster, &p.within))
+    }
+    /// The live tasks of a node.
+    pub fn tasks_on(&self, node: &str) -> impl Iterator<Item = &TaskState> {
+        self.on_node.get(node).into_iter().flatten().filter_map(|task| self.task(task))
     }
     /// Whether this task is known to have stopped within the last hour.
     pub fn has_stopped(&self, task: &str) -> bool {

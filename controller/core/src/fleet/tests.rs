@@ -288,3 +288,22 @@ fn what_stands_in_the_way_is_believed_for_minutes_on_ecs_and_for_one_on_kubernet
     assert!(fleet.obstruction(CLUSTER, at(599)).is_some() && fleet.obstruction(CLUSTER, at(600)).is_none());
     assert!(fleet.obstruction("k8s/self", at(60)).is_none());
 }
+
+#[test]
+fn a_nodes_tasks_are_those_that_live_there_now() {
+    let mut fleet = fleet(vec![of_task(on_node(task("a", "shop"), "n1")), of_task(on_node(task("b", "web"), "n1"))]);
+    let on = |fleet: &Fleet, node: &str| {
+        let node = node_arn(node);
+        fleet.tasks_on(&node).map(|state| state.task.id().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((on(&fleet, "n1"), on(&fleet, "n2")), (vec!["a".to_owned(), "b".to_owned()], vec![]));
+    // A pod has no node until it is scheduled.
+    let mut pending = task("c", "web");
+    (pending.status, pending.node) = (TaskStatus::Pending, None);
+    fleet.apply(of_task(pending), at(1));
+    fleet.apply(of_task(on_node(task("c", "web"), "n2")), at(2));
+    let mut stopped = on_node(task("a", "shop"), "n1");
+    (stopped.status, stopped.version) = (TaskStatus::Stopped, 9);
+    fleet.apply(of_task(stopped), at(3));
+    assert_eq!((on(&fleet, "n1"), on(&fleet, "n2")), (vec!["b".to_owned()], vec!["c".to_owned()]));
+}

@@ -10,7 +10,7 @@ use crate::scope::kubernetes::{ANCHOR, FIELD_MANAGER, Kubernetes, code, is_absen
 use crate::store::{ActionRecord, Store};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Node, NodeSelectorTerm, ObjectReference};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, ObjectReference};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -133,13 +133,16 @@ impl KubernetesExecutor {
             return Err(Stop::Changed("the agent is not one for pods".to_owned()));
         };
         let namespace = &self.scope.agent_namespace;
-        let anchor = self.scope.anchor(namespace).await;
-        if !matches!(anchor, Ok(Some(_)))
-            && let Some(stop) = self.namespace_trouble().await
-        {
-            return Err(stop);
-        }
-        let Some(anchor) = anchor.map_err(|error| refused("get configmaps", &error))? else {
+        let anchor = self.scope.anchor(namespace).await.map_err(|error| match code(&error) {
+            // Every mode may read it: with the namespace its rights went.
+            Some(403) => {
+                let what =
+                    format!("namespace {namespace} or the chart's rights in it are gone; install the chart again");
+                Stop::Blocked(Reason::PermissionDenied, format!("{what} (get configmaps: {})", words(&error)))
+            }
+            _ => refused("get configmaps", &error),
+        });
+        let Some(anchor) = anchor? else {
             let why = format!(
                 "ConfigMap {ANCHOR} is not in namespace {namespace}: without it nothing would go when the chart goes; \
                  install the chart again"
@@ -159,19 +162,6 @@ impl KubernetesExecutor {
             .await
             .map_err(|error| refused("patch daemonsets", &error))?;
         Ok(())
-    }
-
-    /// The agents' namespace is not there: with it go rights and anchor, whose lack says little.
-    async fn namespace_trouble(&self) -> Option<Stop> {
-        let name = &*self.scope.agent_namespace;
-        let held = Api::<Namespace>::all(self.scope.client.clone()).get_opt(name).await.ok()?;
-        let what = match held {
-            None => "does not exist",
-            Some(held) if held.metadata.deletion_timestamp.is_some() => "is being deleted",
-            Some(_) => return None,
-        };
-        let why = format!("namespace {name} {what}, so no agent can be placed; install the chart again");
-        Some(Stop::Blocked(Reason::NodeWithoutAgent, why))
     }
 
     async fn delete(&self, arn: &str) -> Result<(), Stop> {
