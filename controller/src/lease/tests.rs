@@ -70,12 +70,11 @@ async fn one_leads_and_the_next_follows_when_it_is_given_back() {
 #[tokio::test(start_paused = true)]
 async fn it_belongs_to_the_release_whose_anchor_is_there() {
     let server = ApiServer::new();
-    server.put(
-        "/api/v1/namespaces/tasuki-system/configmaps/tasuki-anchor",
-        json!({ "metadata": { "name": "tasuki-anchor", "uid": "u-1" } }),
-    );
+    let anchor = "/api/v1/namespaces/tasuki-system/configmaps/tasuki-anchor";
+    server.put(anchor, json!({ "metadata": { "name": "tasuki-anchor" } }));
     let _held = acquire(&server, "a").await;
-    assert_eq!(server.get(PATH).unwrap()["metadata"]["ownerReferences"][0]["uid"], "u-1");
+    let owner = &server.get(PATH).unwrap()["metadata"]["ownerReferences"][0]["uid"];
+    assert_eq!(*owner, server.get(anchor).unwrap()["metadata"]["uid"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,8 @@ mod acting;
 mod daemon;
 mod daemon_view;
 mod decider;
+#[cfg(test)]
+mod decider_tests;
 mod evidence;
 mod explain;
 mod judge;

@@ -58,9 +58,9 @@ async fn away_in_mid_rollout(room: &mut Room) {
 async fn forgotten_in_mid_rollout(room: &mut Room) {
     room.release.apply(&wanted("0.1.3")).await.unwrap();
     in_mid_rollout(room).await;
-    let before = renewed(room).await;
     room.release.plane.compact().await.unwrap();
     room.release.plane.restart_apiserver().await.unwrap();
+    let before = renewed(room).await;
     // Where the restart took longer than the lease holds, the kubelet starts the controller again.
     while renewed(room).await == before {
         if room.release.controller().unwrap().process().alive().is_err() {
