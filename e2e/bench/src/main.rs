@@ -133,18 +133,23 @@ fn measure(arguments: &Arguments) -> Result<bool> {
         );
     }
     if has(Section::Kubernetes) {
-        take(&[Section::Kubernetes], runtime.block_on(or_interrupted(Box::pin(kubernetes::measure(quick)))));
+        let mut rows = Vec::new();
+        let done = runtime.block_on(or_interrupted(Box::pin(kubernetes::measure(quick, &mut rows))));
+        take(&[Section::Kubernetes], Ok(rows));
+        if let Err(error) = done {
+            take(&[Section::Kubernetes], Err(error));
+        }
     }
     println!("{table}");
     Ok(whole)
 }
 
 /// Drops the work on Ctrl-C or SIGTERM, and with it ends all that it started.
-async fn or_interrupted(work: impl Future<Output = Result<Vec<Row>>>) -> Result<Vec<Row>> {
+async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
-        rows = work => rows,
+        done = work => done,
         _ = interrupt.recv() => bail!("interrupted by Ctrl-C"),
         _ = terminate.recv() => bail!("interrupted by SIGTERM"),
     }

@@ -42,7 +42,7 @@ pub struct Turn {
 
 /// Rolls from a version to the next.
 pub async fn ours(
-    release: &Release,
+    release: &mut Release,
     agents: &Agents,
     nodes: usize,
     (from, to): (&str, &str),
@@ -50,10 +50,13 @@ pub async fn ours(
 ) -> Result<Turn> {
     release.apply(&monitor(to, handover)).await?;
     let began = Instant::now();
-    until("every node has the new agent only", LIMIT, || async {
-        Ok((agents.speaking(to) == nodes && agents.speaking(from) == 0).then_some(()))
+    until("every node has the new agent only", LIMIT, || {
+        let alive = release.controller().and_then(|controller| controller.process().alive());
+        let moved = agents.speaking(to) == nodes && agents.speaking(from) == 0;
+        // That it has ended is an answer, not a reason to ask again.
+        async move { Ok(if alive.is_err() { Some(alive) } else { moved.then_some(Ok(())) }) }
     })
-    .await?;
+    .await??;
     let moved = began.elapsed();
     until("no trace of the roll is left", LIMIT, || async {
         let nodes = release.kubectl(&["get", "nodes", "-l", "tasuki.dev/agent-next", "-o=name"]).await?;
