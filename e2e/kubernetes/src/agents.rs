@@ -97,7 +97,7 @@ impl Agents {
             tokens: Semaphore::new(TOKENS),
             muted: watch::Sender::default(),
             state: Mutex::default(),
-            directory: tempfile::Builder::new().prefix("tasuki-agents-").tempdir()?,
+            directory: tempfile::Builder::new().prefix("agents-").tempdir_in(plane.directory())?,
         });
         let following = tokio::spawn(follow(client, shared.clone())).abort_handle();
         Ok(Self { shared, following })
