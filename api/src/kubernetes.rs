@@ -63,6 +63,11 @@ impl fmt::Display for PodName<'_> {
     }
 }
 
+/// Whether a name is one of these, and not an ARN.
+pub fn is_name(text: &str) -> bool {
+    text.starts_with("k8s/")
+}
+
 /// Name of a cluster: `k8s/CLUSTER`.
 pub fn cluster(cluster: &str) -> String {
     format!("k8s/{cluster}")

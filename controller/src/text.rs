@@ -42,7 +42,11 @@ pub fn escape_to(text: &str, most: usize) -> String {
 
 /// The last part of an ARN or path: enough to tell things of one table apart.
 pub fn short_arn(arn: &str) -> &str {
-    if arn.starts_with("arn:") || arn.starts_with("k8s/") { arn.rsplit(['/', ':']).next().unwrap_or(arn) } else { arn }
+    if arn.starts_with("arn:") || tasuki_api::kubernetes::is_name(arn) {
+        arn.rsplit(['/', ':']).next().unwrap_or(arn)
+    } else {
+        arn
+    }
 }
 
 /// How long ago, in the unit that a person would say.

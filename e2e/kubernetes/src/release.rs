@@ -16,6 +16,23 @@ use tempfile::TempDir;
 /// A digest of the right form. KWOK pulls nothing.
 pub const DIGEST: &str = "sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
 
+/// A digest of that form for each version whose last character differs.
+pub fn digest_of(version: &str) -> String {
+    let last = version.chars().next_back().unwrap_or('0');
+    format!("{}{last}", &DIGEST[..DIGEST.len() - 1])
+}
+
+/// A monitor that enforces this version on every node, in one wave.
+pub fn monitor(version: &str) -> String {
+    format!(
+        "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: prod}}\nspec:\n  mode: Enforce\n  \
+         targets: {{kubernetes: {{}}}}\n  agent:\n    version: {version}\n    image: {{repository: registry.example.test/agent, \
+         digest: \"{}\"}}\n  grace: 20s\n  rollout:\n    deadline: 5m\n    waves: [{{name: all, take: 100%, soak: 1s, \
+         maxUnavailable: 100%}}]\n",
+        digest_of(version)
+    )
+}
+
 /// A cluster without nodes, the chart in it, and a controller. Everything ends when it is dropped.
 pub struct Release {
     controller: Option<Controller>,

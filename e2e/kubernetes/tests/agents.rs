@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tasuki_e2e::coverage::{rows, settled};
 use tasuki_e2e::process::until;
-use tasuki_e2e_kubernetes::release::DIGEST;
+use tasuki_e2e_kubernetes::release::digest_of;
 use tasuki_e2e_kubernetes::{Agents, Kwok, Release};
 
 /// Long enough for a loaded machine with two cores.
@@ -31,8 +31,7 @@ spec:
 
 /// A monitor that wants this version; each version has an image of its own.
 fn monitor(version: &str) -> String {
-    let last = version.chars().next_back().unwrap();
-    let digest = format!("{}{last}", &DIGEST[..DIGEST.len() - 1]);
+    let digest = digest_of(version);
     format!(
         "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: prod}}\nspec:\n  mode: Enforce\n  \
          targets: {{kubernetes: {{namespaces: {{exclude: [kube-system, tasuki-system]}}}}}}\n  \

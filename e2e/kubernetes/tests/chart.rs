@@ -14,7 +14,7 @@ use tasuki_e2e::coverage::settled;
 use tasuki_e2e::process::until;
 use tasuki_e2e_kubernetes::agents::Agents;
 use tasuki_e2e_kubernetes::programs::program;
-use tasuki_e2e_kubernetes::release::{DIGEST, Release};
+use tasuki_e2e_kubernetes::release::{DIGEST, Release, monitor};
 use tasuki_e2e_kubernetes::world::chart;
 use tasuki_e2e_kubernetes::{ControlPlane, Kwok, Options, helm, kubectl};
 
@@ -24,43 +24,21 @@ const LONG: Duration = Duration::from_secs(120);
 const DEFINITIONS: usize = 7;
 
 /// Namespaces that the values files name, and kinds of others that they use.
-const SURROUNDINGS: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: { name: tasuki-system, labels: { pod-security.kubernetes.io/enforce: restricted } }
----
-apiVersion: v1
-kind: Namespace
-metadata: { name: tasuki-agents }
----
-apiVersion: v1
-kind: Namespace
-metadata: { name: agents }
----
-apiVersion: v1
-kind: Namespace
-metadata: { name: security-agents }
----
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: { name: servicemonitors.monitoring.coreos.com }
-spec:
-  group: monitoring.coreos.com
-  scope: Namespaced
-  names: { kind: ServiceMonitor, plural: servicemonitors, singular: servicemonitor }
-  versions:
-    - { name: v1, served: true, storage: true, schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } } }
----
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: { name: prometheusrules.monitoring.coreos.com }
-spec:
-  group: monitoring.coreos.com
-  scope: Namespaced
-  names: { kind: PrometheusRule, plural: prometheusrules, singular: prometheusrule }
-  versions:
-    - { name: v1, served: true, storage: true, schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } } }
-"#;
+fn surroundings() -> String {
+    let restricted = "labels: { pod-security.kubernetes.io/enforce: restricted }";
+    let namespaces = [("tasuki-system", restricted), ("tasuki-agents", ""), ("agents", ""), ("security-agents", "")];
+    let namespaces = namespaces
+        .map(|(name, more)| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name}, {more} }}\n"));
+    let kinds = [("ServiceMonitor", "servicemonitor"), ("PrometheusRule", "prometheusrule")].map(|(kind, name)| {
+        format!(
+            "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
+             metadata: {{ name: {name}s.monitoring.coreos.com }}\nspec:\n  group: monitoring.coreos.com\n  scope: Namespaced\n  \
+             names: {{ kind: {kind}, plural: {name}s, singular: {name} }}\n  versions:\n    - {{ name: v1, served: true, storage: true, \
+             schema: {{ openAPIV3Schema: {{ type: object, x-kubernetes-preserve-unknown-fields: true }} }} }}\n"
+        )
+    });
+    [&namespaces[..], &kinds].concat().join("---\n")
+}
 
 /// The chart's files of values for its checks.
 fn values() -> Vec<PathBuf> {
@@ -127,7 +105,7 @@ fn check(schemas: &str) -> (bool, String) {
 /// Lint, refusals, every values file rendered twice and held against the schemas of this server, and then taken by the
 /// server itself.
 async fn every_values_file_is_valid(plane: &ControlPlane, schemas: &str) {
-    kubectl(plane, &["create", "--filename=-"], SURROUNDINGS).await.unwrap();
+    kubectl(plane, &["create", "--filename=-"], &surroundings()).await.unwrap();
     let established = ["wait", "--for=condition=Established", "customresourcedefinitions", "--all", "--timeout=60s"];
     kubectl(plane, &established, "").await.unwrap();
     let (good, said) = check(schemas);
@@ -204,7 +182,7 @@ async fn live_through_a_roll(release: &mut Release) {
     assert_eq!(code, 0, "{said}");
     assert!(said.starts_with("1 agent report"), "{said}");
     for version in ["1.0.0", "1.0.1"] {
-        release.apply(&deployed::monitor(version)).await.unwrap();
+        release.apply(&monitor(version)).await.unwrap();
         let what = format!("{version} serves");
         let rolled = until(&what, LONG, || async {
             let sets = release.kubectl(&["get", "daemonsets", "--namespace=tasuki-agents", "--output=name"]).await?;

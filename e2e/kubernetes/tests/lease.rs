@@ -13,7 +13,7 @@ use tasuki_e2e::http;
 use tasuki_e2e::process::until;
 use tasuki_e2e_kubernetes::Kwok;
 use tasuki_e2e_kubernetes::agents::Agents;
-use tasuki_e2e_kubernetes::release::Release;
+use tasuki_e2e_kubernetes::release::{Release, monitor};
 
 /// A lease runs out after 15 seconds; the rest is for a loaded machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -61,16 +61,6 @@ async fn listed(release: &Release, what: &[&str]) -> anyhow::Result<usize> {
 
 const SETS: [&str; 2] = ["daemonsets", "--namespace=tasuki-agents"];
 
-fn monitor(version: &str, digest: &str) -> String {
-    format!(
-        "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: prod}}\nspec:\n  mode: Enforce\n  \
-         targets: {{kubernetes: {{}}}}\n  agent:\n    version: {version}\n    image: {{repository: registry.example.test/agent, \
-         digest: \"sha256:{}\"}}\n  grace: 20s\n  rollout:\n    deadline: 5m\n    waves: [{{name: all, take: 100%, soak: 1s, \
-         maxUnavailable: 100%}}]\n",
-        digest.repeat(64)
-    )
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_controllers_one_acts_and_nothing_is_done_twice() {
     let audit = Audit::new();
@@ -78,7 +68,7 @@ async fn of_two_controllers_one_acts_and_nothing_is_done_twice() {
     let release = Box::pin(Release::with(audit.options(), &values)).await.unwrap();
     let mut kwok = Kwok::start(&release.plane).await.unwrap();
     kwok.nodes("node", NODES, &BTreeMap::new()).await.unwrap();
-    release.apply(&monitor("1.0.0", "a")).await.unwrap();
+    release.apply(&monitor("1.0.0")).await.unwrap();
     let agents = Agents::start(&release.plane, &release.gateway).await.unwrap();
 
     let mut first = start(&release, "first").await;
@@ -99,7 +89,7 @@ async fn of_two_controllers_one_acts_and_nothing_is_done_twice() {
 
     // The second one dies when it has begun to roll.
     let mut third = start(&release, "third").await;
-    release.apply(&monitor("1.0.1", "b")).await.unwrap();
+    release.apply(&monitor("1.0.1")).await.unwrap();
     let labelled = ["nodes", "--selector=tasuki.dev/agent-next"];
     until("a node is handed over", LONG, || async { Ok((listed(&release, &labelled).await? > 0).then_some(())) })
         .await

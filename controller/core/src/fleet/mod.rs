@@ -274,7 +274,7 @@ impl Fleet {
     }
     /// What act found to stand in the way of changing this service or cluster, while it is believed.
     pub fn obstruction(&self, target: &str, now: Timestamp) -> Option<&Obstruction> {
-        let age = match target.starts_with("k8s/") {
+        let age = match tasuki_api::kubernetes::is_name(target) {
             true => KUBERNETES_OBSTRUCTION_AGE,
             false => OBSTRUCTION_AGE,
         };

@@ -8,7 +8,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tasuki_e2e::process::until;
-use tasuki_e2e_kubernetes::release::DIGEST;
+use tasuki_e2e_kubernetes::release::digest_of;
 use tasuki_e2e_kubernetes::{Agents, Release};
 
 /// Share of the nodes in hand-over at once, percent.
@@ -21,8 +21,7 @@ pub fn width(nodes: usize) -> usize {
 
 /// A monitor that wants this version, rolled in one wave; each version has an image of its own.
 pub fn monitor(version: &str, handover: &str) -> String {
-    let last = version.chars().next_back().unwrap_or('0');
-    let digest = format!("{}{last}", &DIGEST[..DIGEST.len() - 1]);
+    let digest = digest_of(version);
     format!(
         "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: prod}}\nspec:\n  mode: Enforce\n  \
          targets: {{kubernetes: {{namespaces: {{exclude: [kube-system, tasuki-system, native]}}}}}}\n  \

@@ -18,14 +18,3 @@ pub async fn start(release: &mut Release) {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     release.start_controller(&flags).await.unwrap();
 }
-
-/// A monitor of the owner's, which rolls without a pause; another version has another digest.
-pub fn monitor(version: &str) -> String {
-    let digest = version.chars().next_back().unwrap().to_string().repeat(64);
-    format!(
-        "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: prod}}\nspec:\n  mode: Enforce\n  \
-         targets: {{kubernetes: {{}}}}\n  agent:\n    version: {version}\n    image: {{repository: registry.example.test/agent, \
-         digest: \"sha256:{digest}\"}}\n  grace: 20s\n  rollout:\n    deadline: 5m\n    waves: [{{name: all, take: 100%, soak: 1s, \
-         maxUnavailable: 100%}}]\n"
-    )
-}

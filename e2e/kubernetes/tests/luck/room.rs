@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tasuki_e2e::coverage::{rows, settled};
 use tasuki_e2e::process::until;
-use tasuki_e2e_kubernetes::release::DIGEST;
+use tasuki_e2e_kubernetes::release::digest_of;
 use tasuki_e2e_kubernetes::{Agents, Kwok, Release, kubectl};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -197,8 +197,7 @@ spec:
 
 /// A monitor that wants this version, whose image is its own; `more` comes into its spec.
 pub fn monitor(name: &str, version: &str, more: &str) -> String {
-    let last = version.chars().next_back().unwrap();
-    let digest = format!("{}{last}", &DIGEST[..DIGEST.len() - 1]);
+    let digest = digest_of(version);
     format!(
         "apiVersion: tasuki.dev/v1alpha1\nkind: RuntimeMonitor\nmetadata: {{name: {name}}}\nspec:\n  mode: Enforce\n  grace: 1s\n  \
          targets: {{kubernetes: {{namespaces: {{include: [shop]}}}}}}\n  agent:\n    version: {version}\n    \

@@ -25,7 +25,7 @@ use std::time::Duration;
 use tasuki_e2e::coverage::{rows, settled};
 use tasuki_e2e::process::until;
 use tasuki_e2e_kubernetes::agents::Agents;
-use tasuki_e2e_kubernetes::release::{DIGEST, Release};
+use tasuki_e2e_kubernetes::release::{DIGEST, Release, monitor};
 use tasuki_e2e_kubernetes::world::NAMESPACE;
 use tasuki_e2e_kubernetes::{Kwok, kubectl};
 
@@ -257,7 +257,7 @@ async fn every_kind_gets_a_status(release: &Release) {
 /// A monitor of the owner's takes over from `default`, and its next version comes node by node.
 async fn a_version_is_rolled(release: &Release) {
     for version in ["1.0.0", "1.0.1"] {
-        release.apply(&deployed::monitor(version)).await.unwrap();
+        release.apply(&monitor(version)).await.unwrap();
         let what = format!("{version} serves");
         let rolled = until(&what, LONG, || async {
             let coverage = release.json(&["coverage"])?;
