@@ -18,10 +18,11 @@ packages() {
     local log
     log="$(mktemp)"
     export DEBIAN_FRONTEND=noninteractive
-    if ! as_root apt-get install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
-        # The lists may be absent or old.
+    # Lists that are old name packages that are old, or gone.
+    if [ -z "${lists_are_new:-}" ]; then
         as_root apt-get update >"$log" 2>&1 || { cat "$log" >&2; die "apt-get update failed; is a Debian mirror reachable?"; }
-        as_root apt-get install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1 || { tail -20 "$log" >&2; die "apt-get could not install: ${missing[*]}"; }
+        lists_are_new=1
     fi
+    as_root apt-get install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1 || { tail -20 "$log" >&2; die "apt-get could not install: ${missing[*]}"; }
     rm -f "$log"
 }
