@@ -39,6 +39,7 @@ refused() {
 refused enfroce --set enfroce=true
 refused repositroy --set image.repositroy=x
 refused 'agent.image.digest is empty' --set enforce=true
+refused 'enforce is off' --set sidecars.live=true
 refused 'digest' --set image.digest=sha256:short
 refused 'store.existingSecret is empty' --set replicas=2
 refused 'is the release namespace' --set agent.namespace=tasuki-system
@@ -62,6 +63,10 @@ if render | grep -qE 'tasuki-enforce|tasuki-handover|ValidatingAdmissionPolicy';
 fi
 render --set "enforce=true,agent.image.digest=$digest" | grep -c 'kind: ValidatingAdmissionPolicy' | grep -qx 2 ||
     { echo "error: enforce comes without its policy" >&2; exit 1; }
+
+if render --set "enforce=true,agent.image.digest=$digest" | grep -qE 'tasuki-sidecar|tasuki-probe'; then
+    echo "error: without sidecars.live the chart grants rights to change pods" >&2; exit 1
+fi
 
 # All generated definitions are there, outlive the release unless told otherwise, and are absent where they come from elsewhere.
 files=$(find "$chart/files" -path "*/crds/*.yaml" | wc -l)

@@ -116,11 +116,13 @@ reasons! {
     /// Two keys claim to be this task's agent; the first one is kept.
     AgentIdentityConflict => "treat as a security event: look for a hostile container in the task";
     /// The owner's pipeline has not added the sidecar yet.
-    AwaitingRender => "add what `tasuki render` prints to the task definition, or set delivery: Live for it";
+    AwaitingRender => "add what `tasuki render` prints to the task definition, or set delivery: Live for it",
+        for pods: "add the sidecar that `tasuki render` prints, or set spec.kubernetes.delivery: Live";
     /// The definition carries the agent; this task started from an older one.
     NeedsNewDeployment => "wait for the deployment to finish, or force a new one";
     /// The task started before the monitor selected it; a running task cannot be changed.
-    StartedBeforeMonitoring => "restart the task, or wait for its next deployment";
+    StartedBeforeMonitoring => "restart the task, or wait for its next deployment",
+        for pods: "restart its workload when it suits its owner: `kubectl rollout restart`";
     /// No service owns this task, so nothing can replace it.
     StandaloneTask => "run it from a definition with the sidecar, which `tasuki render` prints";
     /// The task names one revision of its definition, so a new revision does not reach it.
@@ -146,12 +148,14 @@ reasons! {
     UnsupportedNetworkMode => "use networkMode awsvpc";
     /// The task has no execution role, so the agent's image cannot be pulled.
     MissingExecutionRole => "give the definition an executionRoleArn that may pull the agent's image";
-    /// The execution role or the network does not let the agent's image be pulled.
-    ImageNotPullable => "allow ecr:GetDownloadUrlForLayer and ecr:BatchGetImage, and reach ECR from the subnets";
+    /// The execution role or the network, or a pod's namespace, does not let the agent's image be pulled and run.
+    ImageNotPullable => "allow ecr:GetDownloadUrlForLayer and ecr:BatchGetImage, and reach ECR from the subnets",
+        for pods: "let pods of the namespace pull and run the agent's image; `tasuki explain` quotes what refuses it";
     /// The gateway cannot be reached from the task's subnets.
     NoRoute => "open port 443 to the gateway's endpoint from the task's subnets and groups";
     /// The task has no memory, CPU, container slot or definition bytes left for an agent.
-    NoRoom => "give the task the next size (or set sizing: Grow), or lower what its containers reserve";
+    NoRoom => "give the task the next size (or set sizing: Grow), or lower what its containers reserve",
+        for pods: "take CPU and memory out of the quota, or add the sidecar that `tasuki render` prints";
     /// An image of the task must be PID 1 (s6-overlay, systemd) and cannot share its process namespace.
     PidNamespaceConflict => "set pidMode: Keep for it and accept depth Network";
     /// A deployment of the service is running; it is left alone.

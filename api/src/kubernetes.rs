@@ -83,6 +83,11 @@ pub fn daemon_set(cluster: &str, namespace: &str, name: &str) -> String {
     format!("k8s/{cluster}/daemonset/{namespace}/{name}")
 }
 
+/// Name of what a namespace is offered in sidecars: `k8s/CLUSTER/sidecar/NAMESPACE`.
+pub fn sidecar(cluster: &str, namespace: &str) -> String {
+    format!("k8s/{cluster}/sidecar/{namespace}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::PodName;

@@ -12,4 +12,7 @@
 {{- if and .Values.enforce .Values.defaultMonitor (not .Values.agent.image.digest) -}}
 {{- fail "enforce is on and agent.image.digest is empty: agents run by digest only; name the digest of the agent's image index, or set defaultMonitor to false and name it in a RuntimeMonitor of your own" -}}
 {{- end -}}
+{{- if and .Values.sidecars.live (not .Values.enforce) -}}
+{{- fail "sidecars.live is on and enforce is off: a sidecar changes a pod; set enforce to true, or leave sidecars.live off" -}}
+{{- end -}}
 {{- end }}

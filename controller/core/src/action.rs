@@ -16,6 +16,10 @@ pub const EXTERNAL_DAEMON_SERVICE: &str = "tasuki-external";
 pub const EXTERNAL_DAEMON_SERVICE_NEXT: &str = "tasuki-external-next";
 /// Tag of a Kubernetes daemon that is becoming the serving one: it comes to every node, whatever its label.
 pub const PROMOTING: &str = "tasuki.dev/promoting";
+/// Tag of what a Kubernetes namespace is offered: the quota there that sidecars would use up.
+pub const QUOTA: &str = "tasuki.dev/quota";
+/// Begins the names of services that stand for what a Kubernetes namespace is offered.
+const SIDECARS: &str = "sidecar/";
 /// Node attribute: the serving daemon stays away.
 pub const HOLD: &str = "tasuki.hold";
 /// Node attribute: the next daemon may come.
@@ -46,6 +50,16 @@ pub mod labels {
 /// Whether a service of this name is one of the daemon services.
 pub fn is_daemon_service(name: &str) -> bool {
     [DAEMON_SERVICE, DAEMON_SERVICE_NEXT, EXTERNAL_DAEMON_SERVICE, EXTERNAL_DAEMON_SERVICE_NEXT].contains(&name)
+}
+
+/// Name of the service that stands for what a Kubernetes namespace is offered.
+pub fn sidecar_service(namespace: &str) -> String {
+    format!("{SIDECARS}{namespace}")
+}
+
+/// The namespace of such a service; `None` for every other one.
+pub fn sidecar_namespace(service: &str) -> Option<&str> {
+    service.strip_prefix(SIDECARS)
 }
 
 /// One thing to do.
@@ -110,6 +124,25 @@ pub enum ActionKind {
     /// Kubernetes: a promoted daemon stays away from nodes in hand-over again.
     SettleDaemon {
         /// The daemon.
+        service: Str,
+    },
+    /// Kubernetes: try in a namespace whether its pods get the agent's image, may run it, and can.
+    ProbeImage {
+        /// The namespace's service.
+        service: Str,
+        /// What is tried.
+        agent: AgentSpec,
+    },
+    /// Kubernetes: new pods of a namespace that need a sidecar get this one.
+    OfferSidecar {
+        /// The namespace's service.
+        service: Str,
+        /// What they run.
+        agent: AgentSpec,
+    },
+    /// Kubernetes: new pods of a namespace get no sidecar.
+    WithdrawSidecar {
+        /// The namespace's service.
         service: Str,
     },
     /// Delete a daemon service.
@@ -273,6 +306,9 @@ impl Action {
             | ActionKind::DeleteDaemon { service }
             | ActionKind::PromoteDaemon { service, .. }
             | ActionKind::SettleDaemon { service }
+            | ActionKind::ProbeImage { service, .. }
+            | ActionKind::OfferSidecar { service, .. }
+            | ActionKind::WithdrawSidecar { service }
             | ActionKind::Inject { service, .. }
             | ActionKind::Uninject { service, .. }
             | ActionKind::RollBack { service, .. } => service,

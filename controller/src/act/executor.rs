@@ -76,9 +76,11 @@ async fn step(run: &Run<'_>) -> Result<(), Stop> {
             rollback::roll_back(run, service, deployment, definition).await
         }
         ActionKind::Deregister { definition } => definition::deregister(run, definition).await,
-        ActionKind::PromoteDaemon { .. } | ActionKind::SettleDaemon { .. } => {
-            Err(Stop::Changed("ECS daemons are not promoted".to_owned()))
-        }
+        ActionKind::PromoteDaemon { .. }
+        | ActionKind::SettleDaemon { .. }
+        | ActionKind::ProbeImage { .. }
+        | ActionKind::OfferSidecar { .. }
+        | ActionKind::WithdrawSidecar { .. } => Err(Stop::Changed("ECS has none of these".to_owned())),
     }
 }
 
@@ -113,7 +115,10 @@ fn blocked(action: &Action, reason: Reason, detail: String) -> Blocked {
     let target: Str = match &action.kind {
         ActionKind::Inject { service, .. }
         | ActionKind::Uninject { service, .. }
-        | ActionKind::RollBack { service, .. } => service.clone(),
+        | ActionKind::RollBack { service, .. }
+        | ActionKind::ProbeImage { service, .. }
+        | ActionKind::OfferSidecar { service, .. }
+        | ActionKind::WithdrawSidecar { service } => service.clone(),
         _ => action.cluster.clone(),
     };
     Blocked { target, reason, detail }
@@ -147,6 +152,9 @@ pub(super) fn name(kind: &ActionKind) -> &'static str {
         ActionKind::Deregister { .. } => "Deregister",
         ActionKind::PromoteDaemon { .. } => "PromoteDaemon",
         ActionKind::SettleDaemon { .. } => "SettleDaemon",
+        ActionKind::ProbeImage { .. } => "ProbeImage",
+        ActionKind::OfferSidecar { .. } => "OfferSidecar",
+        ActionKind::WithdrawSidecar { .. } => "WithdrawSidecar",
     }
 }
 

@@ -32,6 +32,11 @@ pub enum OwnedKind {
         /// What it runs.
         definition: Str,
     },
+    /// Sidecars that a Kubernetes namespace's new pods get.
+    Offer {
+        /// The namespace's service.
+        service: Str,
+    },
     /// A daemon service.
     Daemon {
         /// Service ARN.
@@ -55,6 +60,7 @@ impl std::fmt::Display for Owned {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.kind {
             OwnedKind::Injected { service, definition } => write!(f, "sidecar in {service} ({definition})"),
+            OwnedKind::Offer { service } => write!(f, "sidecars for the new pods of {service}"),
             OwnedKind::Daemon { service } => write!(f, "daemon service {service}"),
             OwnedKind::Attribute { node, name } => write!(f, "attribute {name} on {node}"),
             OwnedKind::Definition { definition } => write!(f, "task definition {definition}"),
@@ -67,6 +73,7 @@ impl Owned {
     pub fn removal(&self, monitor: &str) -> Action {
         let kind = match self.kind.clone() {
             OwnedKind::Injected { service, definition } => ActionKind::Uninject { service, from: definition },
+            OwnedKind::Offer { service } => ActionKind::WithdrawSidecar { service },
             OwnedKind::Daemon { service } => ActionKind::DeleteDaemon { service },
             OwnedKind::Attribute { node, name } => ActionKind::DeleteAttribute { node, name },
             OwnedKind::Definition { definition } => ActionKind::Deregister { definition },

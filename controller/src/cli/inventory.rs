@@ -50,6 +50,7 @@ pub fn list(owned: &[Owned], wide: bool, terminal: Terminal) -> String {
             OwnedKind::Injected { service, definition } => {
                 ("sidecar in service", format!("{} ({})", shown(service), definition_name(definition)))
             }
+            OwnedKind::Offer { service } => ("sidecars for new pods", shown(service)),
             OwnedKind::Daemon { service } => ("daemon service", shown(service)),
             OwnedKind::Attribute { node, name } => {
                 ("node attribute", format!("{} on {}", escape_to(name, 80), shown(node)))

@@ -97,6 +97,9 @@ pub struct KubernetesArgs {
     /// Namespace of the agents
     #[arg(long, env = "TASUKI_AGENT_NAMESPACE", default_value = "tasuki-agents")]
     pub agent_namespace: String,
+    /// The chart's policy adds sidecars to new pods, where a monitor says `delivery: Live`
+    #[arg(long, env = "TASUKI_LIVE_SIDECARS", action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub live_sidecars: bool,
     /// Make a RuntimeMonitor named default where none exists, and keep it as the flags below say until you change it
     #[arg(long, env = "TASUKI_DEFAULT_MONITOR", action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     pub default_monitor: bool,
@@ -155,6 +158,7 @@ impl KubernetesArgs {
             cluster: self.cluster_name.as_str().into(),
             namespace: self.namespace.as_str().into(),
             agent_namespace: self.agent_namespace.as_str().into(),
+            live_sidecars: self.live_sidecars,
         })
     }
 }

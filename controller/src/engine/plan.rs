@@ -56,6 +56,19 @@ fn of_action(fleet: &Fleet, action: &Action) -> Option<PlanItem> {
         | ActionKind::Deregister { .. }
         | ActionKind::PromoteDaemon { .. }
         | ActionKind::SettleDaemon { .. } => return None,
+        ActionKind::ProbeImage { service, agent } | ActionKind::OfferSidecar { service, agent } => {
+            let namespace = service.rsplit('/').next().unwrap_or(service);
+            let what = format!(
+                "sidecar with agent {} ({} MiB) in pods that are made from then on and run where no node agent can be",
+                agent.version, agent.memory_mib
+            );
+            // A Job that tries the image, and a patch of the ConfigMap.
+            item(Create, format!("namespace {namespace}"), what, 0, 2, 0)
+        }
+        ActionKind::WithdrawSidecar { service } => {
+            let namespace = service.rsplit('/').next().unwrap_or(service);
+            item(Replace, format!("namespace {namespace}"), "no sidecar in new pods".to_owned(), 0, 1, 0)
+        }
         ActionKind::CreateDaemon { service, agent, .. } => {
             let memory = nodes() * u64::from(agent.memory_mib);
             let placement = if agent.pods.is_some() { "DaemonSet" } else { "DAEMON service" };

@@ -47,6 +47,8 @@ pub struct Kubernetes {
     pub namespace: Str,
     /// Namespace of the agents.
     pub agent_namespace: Str,
+    /// The chart brings what sidecars are added by (`sidecars.live`).
+    pub live_sidecars: bool,
 }
 
 impl Kubernetes {

@@ -10,6 +10,7 @@ mod clients;
 mod error;
 pub mod kubernetes;
 mod registry;
+pub mod sidecars;
 #[cfg(test)]
 mod tests;
 

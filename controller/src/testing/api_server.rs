@@ -59,6 +59,7 @@ impl ApiServer {
             cluster: "self".into(),
             namespace: "tasuki-system".into(),
             agent_namespace: "tasuki-agents".into(),
+            live_sidecars: false,
         }
     }
 

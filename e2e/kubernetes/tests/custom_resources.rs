@@ -254,6 +254,7 @@ async fn a_real_server_takes_refuses_and_prints_our_kinds() {
         cluster: "self".into(),
         namespace: namespace.into(),
         agent_namespace: "tasuki-agents".into(),
+        live_sidecars: false,
     };
     freeze::set(&cluster, true).await.unwrap();
     tokio::time::timeout(LONG, frozen.wait_for(|frozen| *frozen)).await.unwrap().unwrap();

@@ -10,6 +10,10 @@
       fieldPath: metadata.namespace
 - name: TASUKI_AGENT_NAMESPACE
   value: {{ .Values.agent.namespace }}
+{{- if .Values.sidecars.live }}
+- name: TASUKI_LIVE_SIDECARS
+  value: "true"
+{{- end }}
 - name: TASUKI_DEFAULT_MONITOR
   value: {{ .Values.defaultMonitor | quote }}
 - name: TASUKI_DEFAULT_MONITOR_MODE

@@ -2,12 +2,13 @@
 
 use super::daemon::{self};
 use super::daemon_view::Daemons;
+use super::live_pods;
 use super::services::{self, Way};
 use super::sidecar;
 use super::trace::Told;
 use super::view::{ClusterView, WorkloadView, World};
 use super::{Decider, Decision};
-use crate::action::{Action, ActionKind, Blocked, DAEMON_SERVICE, FAMILY_SUFFIX, HOLD, NEXT};
+use crate::action::{Action, ActionKind, Blocked, DAEMON_SERVICE, FAMILY_SUFFIX, HOLD, NEXT, sidecar_namespace};
 use crate::fleet::{ClusterState, Definition, Fleet, LaunchType, ScopeId, Service, Str};
 use crate::memory::Memory;
 use jiff::Timestamp;
@@ -33,6 +34,12 @@ impl Wishes {
         let mut wishes = Self::default();
         for launch in cluster.cluster.daemon_launches() {
             wishes.of_daemon(cluster, *launch);
+        }
+        for (offer, step) in live_pods::steps(cluster) {
+            wishes.actions.extend(step.action);
+            if cluster.world.memory.unselected.get(&offer) != step.unselected.as_ref() {
+                wishes.unselected.push((offer, step.unselected));
+            }
         }
         let mut room = room(cluster);
         for service in cluster.state.services.values() {
@@ -229,6 +236,11 @@ fn uninstall_cluster(cluster: &ClusterView<'_>, state: &ClusterState, actions: &
         if !service.daemon && sidecar::is_injected(cluster, &service.definition) {
             let (service, from) = (service.arn.clone(), service.definition.clone());
             actions.push(act(ActionKind::Uninject { service, from }));
+        }
+    }
+    for service in state.services.values().map(|s| &s.value) {
+        if sidecar_namespace(&service.name).is_some() && cluster.offer(service).is_some() {
+            actions.push(act(ActionKind::WithdrawSidecar { service: service.arn.clone() }));
         }
     }
     for launch in cluster.cluster.daemon_launches() {

@@ -36,7 +36,7 @@ use jiff::{SignedDuration, Timestamp};
 use tasuki_api::desired::{Handover, OnFailure};
 
 /// So long agents stay in a Kubernetes cluster that no monitor selects any more.
-const UNSELECTED: SignedDuration = SignedDuration::from_mins(10);
+pub(super) const UNSELECTED: SignedDuration = SignedDuration::from_mins(10);
 /// So long a pod waits for room beside the one that it takes over from; then that one goes first.
 const CROWDED: SignedDuration = SignedDuration::from_secs(30);
 
@@ -54,7 +54,7 @@ pub(super) struct Step {
 
 /// Names an agent in [`Memory::failed`](crate::memory::Memory): its image, and what else it was run
 /// with, so that more memory is a new try.
-fn failure_key(wanted: &Wanted) -> Str {
+pub(super) fn failure_key(wanted: &Wanted) -> Str {
     failed_as(&wanted.agent.image, &wanted.agent_print)
 }
 

@@ -62,11 +62,12 @@ impl NodeView<'_> {
 }
 
 impl Placed<'_> {
-    /// Since when its pod finds no room beside the old one, which then has to go first.
+    /// Since when its pod finds no room beside the old one, which then has to go first; by our clock, not by the API
+    /// server's, which may differ.
     pub fn crowded_since(&self) -> Option<Timestamp> {
         let task = self.task.filter(|task| task.task.status < TaskStatus::Running)?;
         let why = agent_container(task)?.reason.as_deref()?;
-        why.starts_with(UNSCHEDULABLE).then_some(task.task.created_at.unwrap_or(task.first_seen))
+        why.starts_with(UNSCHEDULABLE).then_some(task.first_seen)
     }
     /// It runs what its service should run, and a whole agent reports from it.
     pub fn is_healthy(&self) -> bool {

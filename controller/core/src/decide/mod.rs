@@ -19,6 +19,9 @@ mod evidence;
 mod explain;
 mod judge;
 mod judging;
+mod live_pods;
+#[cfg(test)]
+mod live_pods_tests;
 mod missed;
 #[cfg(test)]
 mod pods_simulation;

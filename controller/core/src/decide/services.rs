@@ -2,6 +2,7 @@
 //! what must be out of the way before anything is changed.
 
 use super::evidence::id_of;
+use super::live_pods;
 use super::trace::{Source, Trace};
 use super::view::{ClusterView, Wanted, WorkloadView, is_eligible};
 use crate::action::{DAEMON_SERVICE, EXTERNAL_DAEMON_SERVICE};
@@ -37,8 +38,7 @@ pub(super) fn task_reason<T: Trace>(
         return reason;
     }
     if task.launch == LaunchType::KubernetesVirtual {
-        trace.detail(|| "its node can carry no DaemonSet, and the pod carries no sidecar".to_owned());
-        return Reason::AwaitingRender;
+        return live_pods::reason(workload, monitor, task, trace);
     }
     if workload.cluster.is_batch() {
         trace.detail(|| format!("cluster {} is managed by AWS Batch", workload.cluster.cluster.name));

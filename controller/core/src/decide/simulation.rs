@@ -217,7 +217,11 @@ impl Simulation {
                 held.deployments[0].primary = true;
                 held.definition = held.deployments[0].definition.clone();
             }
-            ActionKind::PromoteDaemon { .. } | ActionKind::SettleDaemon { .. } => panic!("not in ECS: {kind:?}"),
+            ActionKind::PromoteDaemon { .. }
+            | ActionKind::SettleDaemon { .. }
+            | ActionKind::ProbeImage { .. }
+            | ActionKind::OfferSidecar { .. }
+            | ActionKind::WithdrawSidecar { .. } => panic!("not in ECS: {kind:?}"),
             ActionKind::Deregister { definition } => {
                 let mut known = self.fleet.definition(definition).unwrap().clone();
                 known.active = false;

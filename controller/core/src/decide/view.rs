@@ -2,7 +2,7 @@
 
 use crate::action::{AgentSpec, SIDECAR, SidecarSpec, is_daemon_service};
 use crate::desired::{Desired, Monitor, Selection};
-use crate::fleet::{Cluster, ClusterState, Fleet, LaunchType, Node, Obstruction, Service, Str, TaskState};
+use crate::fleet::{Cluster, ClusterState, Fleet, LaunchType, Node, Obstruction, Service, SidecarMark, Str, TaskState};
 use crate::memory::Memory;
 use jiff::Timestamp;
 use std::cell::OnceCell;
@@ -99,6 +99,11 @@ impl<'a> ClusterView<'a> {
             by_node
         });
         daemons.get(node).map_or(&[], Vec::as_slice)
+    }
+
+    /// The sidecar that a namespace's service offers to its pods.
+    pub fn offer(&self, service: &Service) -> Option<&'a SidecarMark> {
+        self.world.fleet.definition(&service.definition)?.sidecar.as_ref()
     }
 
     pub fn wanted(&self, monitor: usize) -> Option<Arc<Wanted>> {

@@ -310,6 +310,6 @@ impl Monitor {
 }
 
 /// The namespace in a pod's workload, which is `KIND/NAMESPACE/NAME`.
-fn namespace_of(workload: &str) -> Option<&str> {
+pub(crate) fn namespace_of(workload: &str) -> Option<&str> {
     workload.split('/').nth(1)
 }

@@ -4,8 +4,7 @@ use super::{Monitor, Version, names::may_meet};
 use crate::fleet::Str;
 use std::collections::BTreeMap;
 use tasuki_api::desired::{
-    AwsScopeSpec, Delivery, EcsTargets, KubernetesTargets, Mode, NameFilter, NodeStartup, RuntimeMonitorSpec,
-    Standalone,
+    AwsScopeSpec, EcsTargets, KubernetesTargets, Mode, NameFilter, NodeStartup, RuntimeMonitorSpec, Standalone,
 };
 use wildmatch::WildMatch;
 
@@ -96,12 +95,6 @@ pub(super) fn of_monitor(
         refuse(
             "spec.kubernetes.startup",
             "TaintUntilReady is not acted on by this version: pods start at once, as with BestEffort".to_owned(),
-        );
-    }
-    if spec.kubernetes.delivery == Delivery::Live {
-        refuse(
-            "spec.kubernetes.delivery",
-            "Live is not acted on by this version: pods without a node of ours stay as they are".to_owned(),
         );
     }
     for (index, exclusion) in spec.exclusions.iter().enumerate() {

@@ -1,8 +1,10 @@
 //! Taking one change: what is newer wins, what is old or told twice is ignored.
 
-use super::{AgentId, AgentReport, Change, Definition, Digest, Fleet, Node, Obstruction, Place, Seen, Service, Str};
+use super::{
+    AgentId, AgentReport, Change, Definition, Digest, Fleet, LaunchType, Node, Obstruction, Place, Seen, Service, Str,
+};
 use super::{SETTLED, Task, TaskState, TaskStatus};
-use crate::action::{SIDECAR, is_daemon_service};
+use crate::action::{SIDECAR, is_daemon_service, sidecar_namespace};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use tasuki_api::coverage::Reason;
@@ -155,6 +157,10 @@ impl Fleet {
         let after = state.services.get(&self.services[&arn].within);
         match (&before, after) {
             (Some(before), Some(after)) if before.value == after.value => Applied::default(),
+            // What a namespace is offered concerns all of its pods, which are of other services.
+            _ if sidecar_namespace(&self.services[&arn].within).is_some() => {
+                Applied { clusters: vec![cluster], ..Applied::default() }
+            }
             _ => Applied { services: vec![arn], ..Applied::default() },
         }
     }
@@ -219,6 +225,9 @@ impl Fleet {
             return self.end_task(task, now);
         }
         self.interner.share_task(&mut task);
+        // By our clock: what tells when it started may run ahead of us, and nothing runs before it is seen to.
+        let known = self.task(&task.arn).and_then(|held| held.task.started_at);
+        task.started_at = task.started_at.map(|at| at.min(known.unwrap_or(now)));
         if task.status == TaskStatus::Running && is_daemon(&task) {
             task.node.as_ref().map(|node| self.fallen.remove(node));
         }
@@ -241,6 +250,9 @@ impl Fleet {
             Some(held) if order(&task) <= order(&held.task) && !overrules(read_at, held.seen_at) => return applied,
             Some(held) if held.task == task => return applied,
             Some(held) => {
+                if held.task.launch != task.launch {
+                    applied.wishes.push(place.cluster.clone());
+                }
                 if held.task.node != task.node {
                     leave(&mut self.on_node, &held.task);
                     stand(&mut self.on_node, &task);
@@ -251,6 +263,10 @@ impl Fleet {
             }
             None => {
                 stand(&mut self.on_node, &task);
+                // It may be the first of its namespace that needs a sidecar.
+                if task.launch == LaunchType::KubernetesVirtual {
+                    applied.wishes.push(place.cluster.clone());
+                }
                 let naming = agents.naming(&arn).to_vec();
                 let mut held = TaskState { task, first_seen: now, seen_at: now, reported_at: None, agents: naming };
                 note_report(&mut held, agents, now);

@@ -26,7 +26,7 @@ mod tests;
 pub use daemon::daemon_definition;
 pub use hash::content_hash;
 pub use inject::{DROPPED, environment, inject, made_from, render};
-pub use pods::{Rendered, field, pod_environment, render_pods, token_mount, token_volume};
+pub use pods::{Rendered, field, pod_environment, render_pods, sidecar, token_mount, token_volume};
 pub use preflight::notes;
 pub use project::project;
 pub use strip::{carries_sidecar, strip};

@@ -114,7 +114,8 @@ fn list<'a>(
     Ok(list)
 }
 
-fn sidecar(agent: &AgentSpec, cluster: &str) -> Value {
+/// The sidecar, as an init container that restarts always.
+pub fn sidecar(agent: &AgentSpec, cluster: &str) -> Value {
     let cpu = agent.pods.as_ref().map_or("50m", |pods| pods.cpu.as_str());
     json!({
         "name": SIDECAR,

@@ -1,6 +1,7 @@
 //! Takes actions on a Kubernetes cluster and runs them.
 
 use super::daemon_set::{Home, Role, daemon_set, heeds, name, with_heed};
+use super::sidecars;
 use crate::act::executor::{outcome, write_down};
 use crate::act::outcome::{Outcome, Stop};
 use crate::act::{Owned, OwnedKind};
@@ -11,6 +12,7 @@ use crate::store::{ActionRecord, Store};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -89,6 +91,9 @@ impl KubernetesExecutor {
             ActionKind::DeleteDaemon { service } => self.delete(service).await,
             ActionKind::PromoteDaemon { service, serving } => self.promote(service, serving.as_ref()).await,
             ActionKind::SettleDaemon { service } => self.settle(service).await,
+            ActionKind::ProbeImage { service, agent } => sidecars::probe(&self.scope, last(service), agent).await,
+            ActionKind::OfferSidecar { service, agent } => sidecars::offer(&self.scope, last(service), agent).await,
+            ActionKind::WithdrawSidecar { service } => sidecars::withdraw(&self.scope, last(service)).await,
             ActionKind::PutAttribute { node, name } => {
                 let only = **name == *HOLD;
                 let patch = match only {
@@ -133,22 +138,7 @@ impl KubernetesExecutor {
             return Err(Stop::Changed("the agent is not one for pods".to_owned()));
         };
         let namespace = &self.scope.agent_namespace;
-        let anchor = self.scope.anchor(namespace).await.map_err(|error| match code(&error) {
-            // Every mode may read it: with the namespace its rights went.
-            Some(403) => {
-                let what =
-                    format!("namespace {namespace} or the chart's rights in it are gone; install the chart again");
-                Stop::Blocked(Reason::PermissionDenied, format!("{what} (get configmaps: {})", words(&error)))
-            }
-            _ => refused("get configmaps", &error),
-        });
-        let Some(anchor) = anchor? else {
-            let why = format!(
-                "ConfigMap {ANCHOR} is not in namespace {namespace}: without it nothing would go when the chart goes; \
-                 install the chart again"
-            );
-            return Err(Stop::Blocked(Reason::PermissionDenied, why));
-        };
+        let anchor = anchor(&self.scope).await?;
         let home = Home { cluster: &self.scope.cluster, namespace, monitor, anchor: &anchor };
         let name = name(agent);
         if self.held(&name).await?.is_some_and(|held| held.metadata.deletion_timestamp.is_some()) {
@@ -256,12 +246,40 @@ impl KubernetesExecutor {
         };
         let sets = sets.items.iter().filter(|set| is_ours(set));
         let sets = sets.map(|set| owned(OwnedKind::Daemon { service: name(set).into() }));
+        let offers = match self.scope.live_sidecars {
+            true => sidecars::offered(&self.scope).await.map_err(|error| words(&error))?,
+            false => Vec::new(),
+        };
+        let offer = |namespace: &String| OwnedKind::Offer {
+            service: tasuki_api::kubernetes::sidecar(&self.scope.cluster, namespace).into(),
+        };
         let attribute = |node: &Node| OwnedKind::Attribute {
             node: tasuki_api::kubernetes::node(&self.scope.cluster, &node.name_any()).into(),
             name: NEXT_LABEL.into(),
         };
+        let sets = sets.chain(offers.iter().map(|namespace| owned(offer(namespace))));
         Ok(sets.chain(nodes.items.iter().map(|node| owned(attribute(node)))).collect())
     }
+}
+
+/// The reference by which what is made in the agents' namespace goes when the chart goes.
+pub(super) async fn anchor(scope: &Kubernetes) -> Result<OwnerReference, Stop> {
+    let namespace = &scope.agent_namespace;
+    let found = scope.anchor(namespace).await.map_err(|error| match code(&error) {
+        // Every mode may read it: with the namespace its rights went.
+        Some(403) => {
+            let what = format!("namespace {namespace} or the chart's rights in it are gone; install the chart again");
+            Stop::Blocked(Reason::PermissionDenied, format!("{what} (get configmaps: {})", words(&error)))
+        }
+        _ => refused("get configmaps", &error),
+    });
+    found?.ok_or_else(|| {
+        let why = format!(
+            "ConfigMap {ANCHOR} is not in namespace {namespace}: without it nothing would go when the chart goes; \
+             install the chart again"
+        );
+        Stop::Blocked(Reason::PermissionDenied, why)
+    })
 }
 
 fn terms_of(set: &DaemonSet) -> &[NodeSelectorTerm] {
@@ -273,7 +291,7 @@ fn terms_of(set: &DaemonSet) -> &[NodeSelectorTerm] {
 }
 
 /// A patch that is no apply names its writer all the same.
-fn as_ourselves() -> PatchParams {
+pub(super) fn as_ourselves() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
@@ -288,7 +306,7 @@ fn last(arn: &str) -> &str {
 }
 
 /// What a refusal means for the action.
-fn refused(call: &str, error: &kube::Error) -> Stop {
+pub(super) fn refused(call: &str, error: &kube::Error) -> Stop {
     let detail = words(error);
     match code(error) {
         // No right is missing: nothing can be made in a namespace that is on its way out.

@@ -6,6 +6,7 @@
 
 mod daemon_set;
 mod executor;
+mod sidecars;
 #[cfg(test)]
 mod tests;
 

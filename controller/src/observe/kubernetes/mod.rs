@@ -5,13 +5,16 @@
 //!  pods ───────┐                      ┌─▶ Change::TaskRead, Task (ended)
 //!  nodes ──────┼─▶ watch ─▶ project ──┼─▶ Change::NodeRead, NodeGone
 //!  DaemonSets ─┤     │                └─▶ Change::Service, Definition
-//!  events ─────┘     └─ after each complete list: Change::Swept
+//!  events ─────┤     └─ after each complete list: Change::Swept
+//!  offers ─────┤   (`sidecars.live`: each namespace is a service, see offers.rs)
+//!  quotas ─────┘
 //! ```
 //!
 //! *Guarantees*: nothing is reported as swept before every kind was listed in full; what a list no
 //! longer holds is gone from the fleet. *Assumptions*: one watch gives an object's versions in order.
 //! *Caveats*: a pod that came and went between two lists was never seen.
 
+mod offers;
 mod project;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 use crate::scope::kubernetes::{Kubernetes, labels};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Node, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{self as spec, ContainerState, ContainerStatus, Node, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::collections::BTreeMap;
 use tasuki_api::kubernetes::{self as names, NEXT_BOTH, NEXT_LABEL, NEXT_ONLY, PodName};
@@ -44,6 +44,17 @@ pub fn workload(meta: &ObjectMeta) -> String {
     match hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())).and_then(|name| name.strip_suffix('-')) {
         Some(deployment) if owner.kind == "ReplicaSet" => format!("Deployment/{namespace}/{deployment}"),
         _ => format!("{}/{namespace}/{}", owner.kind, owner.name),
+    }
+}
+
+/// Why a pod's container does not run, or what it ended of; `None` where nothing is wrong.
+pub fn failure(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+    let (word, exit_code, reason) = words(status.state.as_ref(), status.last_state.as_ref());
+    match exit_code {
+        Some(0) => None,
+        Some(code) => Some(format!("{} (exit code {code})", reason.unwrap_or_default())),
+        None => reason.filter(|_| word == "PENDING"),
     }
 }
 
@@ -121,6 +132,46 @@ pub fn pod_task(
         address: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
         arn,
     })
+}
+
+/// What [`pod_task`] reads of a pod, and no more.
+pub fn outline(pod: &Pod) -> Pod {
+    let meta = &pod.metadata;
+    let kept = |map: &Option<BTreeMap<String, String>>, key: &str| {
+        let value = map.as_ref()?.get(key)?.clone();
+        Some(BTreeMap::from([(key.to_owned(), value)]))
+    };
+    let containers = |all: &[spec::Container]| {
+        let one = |container: &spec::Container| spec::Container {
+            name: container.name.clone(),
+            image: container.image.clone(),
+            restart_policy: container.restart_policy.clone(),
+            ..spec::Container::default()
+        };
+        all.iter().map(one).collect::<Vec<_>>()
+    };
+    Pod {
+        metadata: ObjectMeta {
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            creation_timestamp: meta.creation_timestamp.clone(),
+            deletion_timestamp: meta.deletion_timestamp.clone(),
+            owner_references: meta.owner_references.clone(),
+            labels: kept(&meta.labels, TEMPLATE_HASH),
+            annotations: kept(&meta.annotations, STATIC_UID),
+            ..ObjectMeta::default()
+        },
+        spec: pod.spec.as_ref().map(|spec| PodSpec {
+            node_name: spec.node_name.clone(),
+            affinity: spec.affinity.clone(),
+            containers: containers(&spec.containers),
+            init_containers: spec.init_containers.as_deref().map(containers),
+            ..PodSpec::default()
+        }),
+        status: pod.status.clone(),
+    }
 }
 
 /// The node that a DaemonSet made a pod for: known before there is room for it, and where there never is.

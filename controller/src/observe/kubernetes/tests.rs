@@ -1,4 +1,4 @@
-use super::project::{Roles, daemon, meddlers, node, platform_of, pod_task, role_of};
+use super::project::{Roles, daemon, meddlers, node, outline, platform_of, pod_task, role_of};
 use crate::scope::kubernetes::Kubernetes;
 use crate::testing::ApiServer;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -27,7 +27,11 @@ fn pod(edit: impl FnOnce(&mut Value)) -> Task {
     edit(&mut pod);
     let pod: Pod = serde_json::from_value(pod).unwrap();
     let roles = Roles::from([("tasuki-agent-1".to_owned(), "tasuki")]);
-    pod_task(&scope(), &pod, &roles, |_| (LaunchType::Kubernetes, "linux".into())).unwrap()
+    let task = |pod: &Pod| pod_task(&scope(), pod, &roles, |_| (LaunchType::Kubernetes, "linux".into())).unwrap();
+    // What is kept of a pod says all that the pod says.
+    let text = serde_json::to_string(&outline(&pod)).unwrap();
+    assert_eq!(task(&serde_json::from_str(&text).unwrap()), task(&pod));
+    task(&pod)
 }
 
 #[tokio::test]

@@ -1,18 +1,20 @@
 //! The watches of one cluster, brought together: what is complete, what changed, what is gone.
 
+use super::offers::{Offers, tries};
 use super::project::{self, Roles, platform_of};
 use crate::events::{Events, about};
 use crate::scope::kubernetes::{FIELD_MANAGER, Kubernetes, code, labels, words};
+use crate::scope::sidecars;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Event as Notice, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Event as Notice, Node, Pod, ResourceQuota};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use tasuki_core::fleet::{Change, LaunchType, Str, TaskStatus};
 use tokio::sync::{mpsc, watch};
 
@@ -51,6 +53,14 @@ pub async fn watch(
     // There are two of them at most, and who wrote into them matters.
     let mut sets: Stream<DaemonSet> = watcher(agents, ours).default_backoff().boxed();
     let mut notices = stream(notices, refused);
+    let (mut offers, mut quotas) = match scope.live_sidecars {
+        true => {
+            let maps = Api::<ConfigMap>::namespaced(scope.client.clone(), &scope.agent_namespace);
+            let map = config.clone().fields(&format!("metadata.name={}", sidecars::MAP));
+            (stream(maps, map), stream(Api::<ResourceQuota>::all(scope.client.clone()), config.clone()))
+        }
+        false => (futures_util::stream::pending().boxed(), futures_util::stream::pending().boxed()),
+    };
     let mut pods = stream(Api::<Pod>::all(scope.client.clone()), config);
     let mut seen = Seen::new(scope, changes, status, events);
     seen.send(Change::Cluster(Box::new(seen.scope.as_cluster()))).await;
@@ -62,6 +72,8 @@ pub async fn watch(
             Some(event) = nodes.next() => seen.node(event).await,
             Some(event) = sets.next() => seen.set(event).await,
             Some(event) = notices.next() => seen.notice(event).await,
+            Some(event) = offers.next() => seen.offer(event).await,
+            Some(event) = quotas.next() => seen.quota(event).await,
             Some(event) = pods.next(), if ready => seen.pod(event).await,
             else => return,
         }
@@ -116,12 +128,17 @@ struct Seen {
     nodes: Listed,
     sets: Listed,
     pods: Listed,
+    /// Namespaces that something is known of as services; their two lists.
+    namespaces: Offers,
+    offers: Listed,
+    quotas: Listed,
     platforms: HashMap<String, (LaunchType, Str)>,
     daemons: BTreeMap<String, DaemonSet>,
     roles: Roles,
     notices: BTreeMap<String, Vec<(Timestamp, Str)>>,
-    /// Pods of the agent's own: when their DaemonSet changes its role, so do they.
-    own: HashMap<Str, Pod>,
+    /// Pods of the agent's own, as text: when their DaemonSet changes its role, so do they. Parsed, those of a thousand
+    /// nodes take ten times as much memory.
+    own: HashMap<Str, Box<[u8]>>,
 }
 
 impl Seen {
@@ -131,6 +148,7 @@ impl Seen {
         status: watch::Sender<KubernetesStatus>,
         events: Events,
     ) -> Self {
+        let live = scope.live_sidecars;
         Self {
             scope,
             events,
@@ -141,6 +159,10 @@ impl Seen {
             nodes: Listed::default(),
             sets: Listed::default(),
             pods: Listed::default(),
+            namespaces: Offers::default(),
+            // Nothing is waited for that never comes.
+            offers: Listed { complete: !live, ..Listed::default() },
+            quotas: Listed { complete: !live, ..Listed::default() },
             platforms: HashMap::new(),
             daemons: BTreeMap::new(),
             roles: Roles::new(),
@@ -283,8 +305,8 @@ impl Seen {
         }
         if roles != self.roles {
             self.roles = roles;
-            let own: Vec<Pod> = self.own.values().cloned().collect();
-            for pod in own {
+            let own: Vec<Box<[u8]>> = self.own.values().cloned().collect();
+            for pod in own.iter().filter_map(|text| serde_json::from_slice(text).ok()) {
                 self.tell_pod(&pod).await;
             }
         }
@@ -311,11 +333,94 @@ impl Seen {
         self.tell_daemons().await;
     }
 
+    async fn offer(&mut self, event: Result<Event<ConfigMap>, watcher::Error>) {
+        let is_list = matches!(event, Ok(Event::InitDone));
+        let changed = match self.given("configmaps", event).await {
+            Some(Event::Init) => {
+                self.offers.listing = Some(HashSet::new());
+                return;
+            }
+            Some(Event::InitApply(map)) => {
+                self.offers.listing = None;
+                self.namespaces.take(Some(&map))
+            }
+            Some(Event::Apply(map)) => self.namespaces.take(Some(&map)),
+            Some(Event::Delete(_)) => self.namespaces.take(None),
+            Some(Event::InitDone) => {
+                self.offers.complete = true;
+                // It was not in the list.
+                match self.offers.listing.take() {
+                    Some(_) => self.namespaces.take(None),
+                    None => BTreeSet::new(),
+                }
+            }
+            None => return,
+        };
+        for namespace in changed {
+            self.tell_namespace(&namespace).await;
+        }
+        if is_list {
+            self.swept().await;
+        }
+    }
+
+    async fn quota(&mut self, event: Result<Event<ResourceQuota>, watcher::Error>) {
+        let is_list = matches!(event, Ok(Event::InitDone));
+        let changed: BTreeSet<String> = match self.given("resourcequotas", event).await {
+            Some(Event::Init) => {
+                self.namespaces.list_quotas();
+                return;
+            }
+            Some(Event::InitApply(quota)) => {
+                self.namespaces.listed_quota(&quota);
+                return;
+            }
+            Some(Event::Apply(quota)) => self.namespaces.quota(&quota, true).into_iter().collect(),
+            Some(Event::Delete(quota)) => self.namespaces.quota(&quota, false).into_iter().collect(),
+            Some(Event::InitDone) => {
+                self.quotas.complete = true;
+                self.namespaces.all_quotas_listed()
+            }
+            None => return,
+        };
+        for namespace in changed {
+            self.tell_namespace(&namespace).await;
+        }
+        if is_list {
+            self.swept().await;
+        }
+    }
+
+    /// What a namespace is offered in sidecars.
+    async fn tell_namespace(&mut self, namespace: &str) {
+        match self.namespaces.service(&self.scope, namespace) {
+            Some((service, definition)) => {
+                self.offers.names.insert(service.arn.clone());
+                if let Some(definition) = definition {
+                    self.send(Change::Definition(Box::new(definition))).await;
+                }
+                self.send(Change::Service(Box::new(service))).await;
+            }
+            None => {
+                let arn: Str = tasuki_api::kubernetes::sidecar(&self.scope.cluster, namespace).into();
+                if self.offers.names.remove(&arn) {
+                    self.send(Change::ServiceGone(arn)).await;
+                }
+            }
+        }
+    }
+
     async fn pod(&mut self, event: Result<Event<Pod>, watcher::Error>) {
         match self.given("pods", event).await {
             Some(Event::Init) => self.pods.begin(),
             Some(Event::Apply(pod) | Event::InitApply(pod)) => self.tell_pod(&pod).await,
             Some(Event::Delete(pod)) => {
+                if tries(&pod).is_some() {
+                    if let Some(namespace) = self.namespaces.probe(&pod, false) {
+                        self.tell_namespace(&namespace).await;
+                    }
+                    return;
+                }
                 let Some(mut task) = self.task(&pod) else { return };
                 self.pods.names.remove(&task.arn);
                 self.own.remove(&task.arn);
@@ -340,15 +445,21 @@ impl Seen {
     }
 
     async fn tell_pod(&mut self, pod: &Pod) {
+        // Our own, and gone in a moment: nobody's task.
+        if tries(pod).is_some() {
+            if let Some(namespace) = self.namespaces.probe(pod, true) {
+                self.tell_namespace(&namespace).await;
+            }
+            return;
+        }
         let Some(task) = self.task(pod) else { return };
         self.pods.put(&task.arn);
         if pod.metadata.namespace.as_deref() == Some(&*self.scope.agent_namespace) {
-            let mut kept = pod.clone();
-            if let Some(spec) = &mut kept.spec {
-                // Names and images are all that is read again.
-                spec.volumes = None;
+            match serde_json::to_vec(&project::outline(pod)) {
+                Ok(text) => drop(self.own.insert(task.arn.clone(), text.into())),
+                // It keeps its role until its DaemonSet's next list.
+                Err(error) => tracing::warn!(pod = %task.arn, %error, "a pod cannot be written as text"),
             }
-            self.own.insert(task.arn.clone(), kept);
         }
         let change = match task.status {
             TaskStatus::Stopped => Change::Task(Box::new(task)),
@@ -360,12 +471,13 @@ impl Seen {
     /// Everything was listed: what no list has is gone.
     async fn swept(&mut self) {
         let all = [&self.nodes, &self.sets, &self.pods];
-        if !all.iter().all(|listed| listed.complete) {
+        if !all.iter().all(|listed| listed.complete) || !self.offers.complete || !self.quotas.complete {
             return;
         }
         // What changed since a list began is among the names as well.
         let Some(read_at) = all.iter().filter_map(|listed| listed.began).max() else { return };
-        let [nodes, services, tasks] = all.map(|listed| listed.names.iter().cloned().collect::<Vec<_>>());
+        let [nodes, mut services, tasks] = all.map(|listed| listed.names.iter().cloned().collect::<Vec<_>>());
+        services.extend(self.offers.names.iter().cloned());
         let (scope, cluster) = (self.scope.scope(), self.scope.arn());
         self.send(Change::Swept { cluster: cluster.clone(), read_at, tasks, services, nodes }).await;
         self.send(Change::ScopeSwept { scope, read_at, clusters: vec![cluster] }).await;

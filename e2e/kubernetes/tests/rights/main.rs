@@ -66,6 +66,16 @@ metadata: { name: log }
 spec: { stdout: {} }
 "#;
 
+const ON_FARGATE: &str = "
+apiVersion: v1
+kind: Pod
+metadata: { name: alone, namespace: shop }
+spec:
+  nodeSelector: { eks.amazonaws.com/compute-type: fargate }
+  tolerations: [{ key: eks.amazonaws.com/compute-type, operator: Exists }]
+  containers: [{ name: alone, image: alone }]
+";
+
 /// What the controller may write before anyone says `enforce`.
 const OBSERVE_WRITES: [&str; 18] = [
     "create authentication.k8s.io/tokenreviews",
@@ -134,6 +144,13 @@ async fn the_controller_needs_what_it_is_granted_and_is_held_to_it() {
     let mut release = Box::pin(Release::with(audit.options(), &[])).await.unwrap();
     let mut kwok = Kwok::start(&release.plane).await.unwrap();
     let nodes = kwok.nodes("node", 2, &BTreeMap::new()).await.unwrap();
+    let fargate = BTreeMap::from([("eks.amazonaws.com/compute-type".to_owned(), "fargate".to_owned())]);
+    kwok.nodes("fargate", 1, &fargate).await.unwrap();
+    // Whatever comes to it says so, as pods of a Fargate profile do.
+    release
+        .kubectl(&["taint", "node", "fargate-0", "eks.amazonaws.com/compute-type=fargate:NoSchedule"])
+        .await
+        .unwrap();
     release.kubectl(&["create", "namespace", "shop"]).await.unwrap();
     release.kubectl(&["create", "deployment", "web", "--namespace=shop", "--image=web", "--replicas=2"]).await.unwrap();
     release.kubectl(&["rollout", "status", "deployment/web", "--namespace=shop", "--timeout=90s"]).await.unwrap();
@@ -149,6 +166,7 @@ async fn the_controller_needs_what_it_is_granted_and_is_held_to_it() {
 
     Box::pin(every_kind_gets_a_status(&release)).await;
     Box::pin(a_version_is_rolled(&release)).await;
+    Box::pin(sidecars_are_offered(&release)).await;
     let (code, said) = release.controller().unwrap().tasuki(&["uninstall", "--yes"]).unwrap();
     assert_eq!(code, 0, "{said}");
     drop(agents);
@@ -229,7 +247,8 @@ async fn observe_may_not_change_anything(release: &Release) {
 async fn enforce_places_agents(release: &mut Release, nodes: &[String]) -> String {
     release.kill_controller().unwrap();
     let digest = format!("agent.image.digest={DIGEST}");
-    release.install(&["enforce=true", &digest, "agent.image.repository=registry.example.test/agent"]).await.unwrap();
+    let repository = "agent.image.repository=registry.example.test/agent";
+    release.install(&["enforce=true", "sidecars.live=true", &digest, repository]).await.unwrap();
     let controller = start(release).await;
     until("an agent runs on every node", LONG, || async {
         let path = "--output=jsonpath={.items[*].status.numberReady}";
@@ -254,10 +273,23 @@ async fn every_kind_gets_a_status(release: &Release) {
     kubectl(&release.plane, &["delete", "--filename=-"], KINDS).await.unwrap();
 }
 
+/// A pod where no node agent can be has its namespace tried, and offered a sidecar.
+async fn sidecars_are_offered(release: &Release) {
+    release.apply(ON_FARGATE).await.unwrap();
+    until("the namespace is offered a sidecar", LONG, || async {
+        let path = "--output=jsonpath={.data.shop}";
+        let get = ["get", "configmap", "tasuki-sidecar", "--namespace=tasuki-agents", "--ignore-not-found", path];
+        Ok(release.kubectl(&get).await?.starts_with("1.0.1 ").then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
 /// A monitor of the owner's takes over from `default`, and its next version comes node by node.
 async fn a_version_is_rolled(release: &Release) {
     for version in ["1.0.0", "1.0.1"] {
-        release.apply(&monitor(version)).await.unwrap();
+        let live = format!("{}  kubernetes: {{delivery: Live}}\n", monitor(version));
+        release.apply(&live).await.unwrap();
         let what = format!("{version} serves");
         let rolled = until(&what, LONG, || async {
             let coverage = release.json(&["coverage"])?;
