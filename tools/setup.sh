@@ -50,6 +50,7 @@ command -v cargo-clippy >/dev/null || packages "lints" rust-web-clippy
 command -v rustfmt >/dev/null || packages "format check" rustfmt-web
 packages "contract tests with the AWS CLI and botocore" python3 python3-venv
 packages "tests that signal and trace processes" procps strace util-linux
+packages "tests of clocks that differ" faketime
 [ -z "${TASUKI_ADVISORY_DB:-}" ] || packages "unpacking the advisory database" xz-utils
 if ! command -v cargo-deny >/dev/null; then
     say "Building cargo-deny (licences, advisories, sources; a few minutes)"

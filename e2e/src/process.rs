@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Process {
     name: String,
+    command: Command,
     child: Child,
     /// Where its standard output and error go.
     pub log: PathBuf,
@@ -32,14 +33,16 @@ impl Process {
             .open(&log)
             .with_context(|| format!("cannot write {}", log.display()))?;
         end_with_owner(&mut command);
-        let child = command
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("{name}: cannot start {:?}", command.get_program()))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        command.process_group(0).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = spawn(name, &mut command)?;
+        Ok(Self { name: name.to_owned(), command, child, log })
+    }
+
+    /// Starts it again where it has ended, with the same arguments and the same log.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop();
+        self.child = spawn(&self.name, &mut self.command)?;
+        Ok(())
     }
 
     /// Process id.
@@ -114,6 +117,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn spawn(name: &str, command: &mut Command) -> Result<Child> {
+    command.spawn().with_context(|| format!("{name}: cannot start {:?}", command.get_program()))
 }
 
 /// Lets the kernel send SIGTERM to the process when the thread that starts it ends.

@@ -146,18 +146,40 @@ impl World {
         })
     }
 
-    /// Starts the controller, or starts it again.
+    /// Starts the controller, or starts it again, and waits until it is ready.
     pub async fn start_controller(&mut self) -> Result<()> {
+        self.launch_controller()?;
+        match &mut self.controller {
+            Some(controller) => controller.ready().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn launch_controller(&mut self) -> Result<()> {
         let (config, endpoint) = (self.config.directory().to_owned(), self.endpoint.clone());
         let gateway = format!("{SUBNET}.1:8443");
-        let started = Controller::start(self.directory.path(), "controller", |command| {
+        let started = Controller::waiting(self.directory.path(), "controller", |command| {
             command.arg("--config-dir").arg(config).args(["--gateway-listen", &gateway]);
             command.args(["--gateway-url", &format!("https://{gateway}"), "--aws-endpoint", &endpoint]);
             command.env("AWS_ENDPOINT_URL", &endpoint).env("AWS_REGION", REGION);
             command.env("AWS_ACCESS_KEY_ID", CONTROLLER.0).env("AWS_SECRET_ACCESS_KEY", CONTROLLER.1);
         });
-        self.controller = Some(started.await?);
+        self.controller = Some(started?);
         Ok(())
+    }
+
+    /// How often ECS was called so far, by whomever.
+    ///
+    /// # Errors
+    /// Where the local cloud's log cannot be read.
+    pub fn calls(&self) -> Result<usize> {
+        let log = self.cloud.as_ref().map(|cloud| cloud.log.clone()).context("the cloud has ended")?;
+        let text = std::fs::read_to_string(log)?;
+        Ok(text.lines().filter(|line| line.contains("call service=\"ecs\"")).count())
     }
 
     /// Ends the controller with SIGKILL, as a crash would.
@@ -262,6 +284,8 @@ async fn start_cloud(docker: &Dockerd, directory: &Path) -> Result<(Process, Str
     command.args(["--listen", &listen, "--runtime", "docker", "--docker-host", &docker.host]);
     // The host that a task's role signs GetCallerIdentity for; on AWS it is the Region's own.
     command.args(["--container-env", &format!("AWS_ENDPOINT_URL_STS=http://{listen}")]);
+    // Each call is written down.
+    command.env("RUST_LOG", "info,tasuki_cloud::http=debug");
     command.args(["--network", NETWORK, "--subnet", SUBNET, "--config"]).arg(&file);
     command.args(["--metadata", "169.254.170.2:80", "--introspection", "127.0.0.1:51678", "--steady-after", "3"]);
     // An EC2 instance joins the cluster that the customer will create.

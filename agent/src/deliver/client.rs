@@ -41,6 +41,11 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Nobody listens at the gateway's address.
+    pub fn nobody_listens(&self) -> bool {
+        matches!(self, Self::Http(error) if error.nobody_listens())
+    }
+
     /// The gateway's refusal, if it is one.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -72,6 +77,11 @@ impl Client {
     /// Whether there is a session.
     pub fn enrolled(&self) -> bool {
         self.session.is_some()
+    }
+
+    /// Returns once the gateway has ended a connection since the last time.
+    pub async fn ended(&self) {
+        self.http.ended().await;
     }
 
     /// Gives the session up.

@@ -9,7 +9,9 @@
 //! finding that was spooled is sent until the gateway has a receipt for it; the gateway's absence
 //! costs nothing until the spool is full. *Caveats*: in memory (sidecars) a crash loses what waits.
 
+mod backoff;
 mod client;
+mod connect;
 mod http;
 mod key;
 mod metadata;
@@ -31,11 +33,12 @@ pub use state::of_pod;
 
 use crate::control::{HeartbeatSource, PolicyKeeper, PolicyProblem, PublicKey};
 use crate::workload::kubernetes::{Here, HereError};
+use backoff::Backoff;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use client::Client;
 use http::{Http, Scheme};
 use key::AgentKey;
-use relay::{Backoff, Relay};
+use relay::Relay;
 use spool::Spool;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};

@@ -4,13 +4,15 @@
 //!             ┌────────── refused with `enroll`, session lost ──────────┐
 //!             ▼                                                         │
 //!  start ─▶ Enrolling ──ok──▶ Enrolled ──▶ heartbeat each interval · findings as they come · policy
-//!             │  ▲                │
-//!             └──┘ back-off       └─ no answer: back-off, the session stays, the spool keeps all
+//!             │  ▲                │  │
+//!             │  │                │  └─ the gateway ended the connection: a heartbeat within a second
+//!             └──┘ back-off       └──── no answer: back-off, the session stays, the spool keeps all
 //! ```
 //!
 //! One request at a time. Each wait is drawn at random, so that a fleet that lost its gateway does not
-//! come back in one moment.
+//! come back in one moment. A gateway that starts again is found soon: nobody covers anything until it was told so.
 
+use super::backoff::Backoff;
 use super::client::{Client, ClientError, sha256_hex};
 use super::http::{Http, chain};
 use super::origin::{Origin, OriginError};
@@ -61,23 +63,26 @@ pub(super) struct Relay {
 /// gateway takes from one session (25 a second).
 const PACE: Duration = Duration::from_millis(50);
 
-/// When the next try is.
-pub(super) struct Backoff {
-    least: Duration,
-    most: Duration,
-    failures: u32,
+/// A gateway that ended its connections may have done so with each of its agents.
+const AFTER_END: Duration = Duration::from_secs(1);
+
+/// What to do after a step that failed.
+enum Pause {
+    /// Wait, longer each time.
+    Failed,
+    /// Nobody listens.
+    Absent,
+    /// The gateway has lost the session: enrol.
+    SessionLost,
 }
 
-impl Backoff {
-    pub(super) fn new((least, most): (Duration, Duration)) -> Self {
-        Self { least, most, failures: 0 }
-    }
-
-    /// Anything up to the exponential bound ("full jitter"), and never nothing.
-    fn next(&mut self) -> Duration {
-        let bound = self.least.saturating_mul(1 << self.failures.min(16)).min(self.most);
-        self.failures = self.failures.saturating_add(1);
-        rand::rng().random_range(self.least / 4..=bound)
+impl Pause {
+    fn after(error: &ClientError) -> Self {
+        match error.refusal() {
+            Some(refusal) if refusal.enroll => Self::SessionLost,
+            None if error.nobody_listens() => Self::Absent,
+            _ => Self::Failed,
+        }
     }
 }
 
@@ -88,6 +93,10 @@ impl Relay {
         let mut interval = Duration::from_secs(15);
         let mut next_heartbeat = Instant::now();
         let mut not_before = Instant::now();
+        // A gateway that loses each session at once is asked ever more rarely.
+        let mut lost = false;
+        // Something between here and the gateway may end each connection: that is no news every time.
+        let mut heed_end = Instant::now();
         loop {
             let waiting = !self.spool().is_empty();
             let next = if waiting { self.findings_after.min(next_heartbeat) } else { next_heartbeat };
@@ -95,6 +104,15 @@ impl Relay {
                 () = stopped(&mut stop) => break,
                 () = tokio::time::sleep_until(next.max(not_before)) => {}
                 () = self.shared.arrived.notified(), if !waiting => continue,
+                () = self.client.ended(), if self.client.enrolled() => {
+                    let now = Instant::now();
+                    if now >= heed_end {
+                        heed_end = now + interval;
+                        let soon = now + AFTER_END.min(interval).mul_f64(rand::rng().random_range(0.0..1.0));
+                        next_heartbeat = next_heartbeat.min(soon);
+                    }
+                    continue;
+                }
             }
             let step = tokio::select! {
                 () = stopped(&mut stop) => break,
@@ -102,10 +120,21 @@ impl Relay {
             };
             match step {
                 Ok(()) => {
-                    backoff.failures = 0;
-                    not_before = Instant::now();
+                    backoff.succeeded();
+                    (lost, not_before) = (false, Instant::now());
                 }
-                Err(()) => not_before = Instant::now() + backoff.next(),
+                Err(Pause::Absent) => {
+                    heed_end = Instant::now();
+                    not_before = Instant::now() + backoff.next_absent();
+                }
+                Err(Pause::SessionLost) if !lost => {
+                    backoff.answered();
+                    (lost, not_before, heed_end) = (true, Instant::now(), Instant::now());
+                }
+                Err(Pause::SessionLost | Pause::Failed) => {
+                    backoff.answered();
+                    not_before = Instant::now() + backoff.next();
+                }
             }
         }
         if self.client.enrolled() && !self.spool().is_empty() {
@@ -116,14 +145,15 @@ impl Relay {
     }
 
     /// Does the one thing that is due. An error means: wait before the next.
-    async fn step(&mut self, interval: &mut Duration, next_heartbeat: &mut Instant) -> Result<(), ()> {
+    async fn step(&mut self, interval: &mut Duration, next_heartbeat: &mut Instant) -> Result<(), Pause> {
         if !self.client.enrolled() {
             let seconds = match self.enroll().await {
                 Ok(seconds) => seconds,
                 Err(error) => {
                     self.shared.enroll_failures.fetch_add(1, Ordering::Relaxed);
                     self.shared.say("enrolment failed", &chain(&error));
-                    return Err(());
+                    let absent = matches!(&error, EnrollError::Gateway(error) if error.nobody_listens());
+                    return Err(if absent { Pause::Absent } else { Pause::Failed });
                 }
             };
             *interval = bounded(seconds);
@@ -141,7 +171,7 @@ impl Relay {
         }
         match self.send_findings().await {
             Ok(_) => {
-                self.findings_backoff.failures = 0;
+                self.findings_backoff.succeeded();
                 self.findings_after = Instant::now() + PACE;
             }
             // The gateway is there and does not take these now: heartbeats go on meanwhile.
@@ -149,10 +179,7 @@ impl Relay {
                 self.failed("findings", &error);
                 self.findings_after = Instant::now() + self.findings_backoff.next();
             }
-            Err(error) => {
-                self.failed("findings", &error);
-                return Err(());
-            }
+            Err(error) => return Err(self.failed("findings", &error)),
         }
         Ok(())
     }
@@ -162,13 +189,14 @@ impl Relay {
     }
 
     /// Notes a failed exchange; gives the session up where the gateway wants that.
-    fn failed(&mut self, what: &'static str, error: &ClientError) {
+    fn failed(&mut self, what: &'static str, error: &ClientError) -> Pause {
         self.shared.failures.fetch_add(1, Ordering::Relaxed);
         self.shared.say(what, &chain(error));
         if error.refusal().is_some_and(|refusal| refusal.enroll) {
             self.client.forget();
             self.shared.enrolled.send_replace(false);
         }
+        Pause::after(error)
     }
 
     async fn enroll(&mut self) -> Result<u64, EnrollError> {
@@ -239,7 +267,7 @@ impl Relay {
         Ok(reply)
     }
 
-    async fn fetch_policy(&mut self, wanted: &str) -> Result<(), ()> {
+    async fn fetch_policy(&mut self, wanted: &str) -> Result<(), Pause> {
         let signed = self.client.policy().await.map_err(|error| self.failed("policy", &error))?;
         // A bundle that was refused is not fetched again at every heartbeat's pace for ever: the wait
         // between two heartbeats is the pace, and the problem is said once.

@@ -18,6 +18,8 @@ pub const EXTERNAL_DAEMON_SERVICE_NEXT: &str = "tasuki-external-next";
 pub const PROMOTING: &str = "tasuki.dev/promoting";
 /// Tag of what a Kubernetes namespace is offered: the quota there that sidecars would use up.
 pub const QUOTA: &str = "tasuki.dev/quota";
+/// Begins the names of Jobs that try an agent's image in a Kubernetes namespace.
+pub const PROBE: &str = "tasuki-probe-";
 /// Begins the names of services that stand for what a Kubernetes namespace is offered.
 const SIDECARS: &str = "sidecar/";
 /// Node attribute: the serving daemon stays away.

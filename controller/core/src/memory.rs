@@ -80,14 +80,6 @@ pub struct Rollout {
     pub progress: u64,
 }
 
-impl Rollout {
-    /// Brings times that lie in the future back to `now`.
-    pub fn not_later_than(&mut self, now: Timestamp) {
-        self.step_since = self.step_since.min(now);
-        self.soaking_since = self.soaking_since.map(|at| at.min(now));
-    }
-}
-
 /// What was done to one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -1,4 +1,4 @@
-//! What the store would hold for ever goes once an hour.
+//! What the store would hold for ever goes once an hour, what the allocator would once a minute.
 
 use crate::store::{Store, StoreError};
 use crate::tally::Tally;
@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(3600);
+/// How often free memory goes back to the system: that takes a few milliseconds.
+const GIVE_BACK: Duration = Duration::from_secs(60);
 /// Lines of the action log are kept so long: a year, and time to audit it.
 const ACTIONS_AGE: SignedDuration = SignedDuration::from_hours(400 * 24);
 /// And so many at most.
@@ -25,9 +27,15 @@ pub(super) struct Keep {
 pub(super) async fn tidy(store: Store, keep: Keep, tally: Arc<Tally>, stop: CancellationToken) {
     let mut hours = tokio::time::interval(EVERY);
     hours.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut minutes = tokio::time::interval(GIVE_BACK);
+    minutes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            _ = minutes.tick() => {
+                crate::memory::give_back();
+                continue;
+            }
             _ = hours.tick() => {}
         }
         if let Err(error) = once(&store, keep, &tally, Timestamp::now()).await {

@@ -71,9 +71,12 @@ impl Source {
         let mut beat = tokio::time::interval(FRESHNESS);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut problems = self.configure().await;
+        let mut unread = self.kubernetes.as_ref().map(|(_, status)| status.clone());
         loop {
             tokio::select! {
                 () = self.inputs.closed() => return,
+                // A second is much of the time that a start may take.
+                () = tried(&mut unread) => self.refresh(&problems),
                 changed = self.desired.changed() => {
                     if changed.is_err() {
                         return;
@@ -278,6 +281,17 @@ impl Source {
         }
         self.shared.write().approved = approved;
     }
+}
+
+/// Returns once, as soon as the cluster was listed in full or refused.
+async fn tried(unread: &mut Option<watch::Receiver<KubernetesStatus>>) {
+    if let Some(status) = unread
+        && status.wait_for(|status| status.tried).await.is_ok()
+    {
+        *unread = None;
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Makes an image's digests the newest of `approved`.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tasuki_core::decide::{Decider, Decision};
 use tasuki_core::fleet::{Change, Fleet, Str};
+use tokio::sync::watch;
 
 /// What the engine knows.
 #[derive(Debug)]
@@ -65,19 +66,47 @@ impl Knowledge {
 /// [`Knowledge`] under its lock. A panic elsewhere cannot leave it half-written in a way that
 /// matters: the next sweep puts everything right.
 #[derive(Debug)]
-pub struct Shared(RwLock<Knowledge>);
+pub struct Shared {
+    knowledge: RwLock<Knowledge>,
+    pods_known: watch::Sender<bool>,
+    /// How often changes were taken.
+    taken: watch::Sender<u64>,
+}
 
 impl Shared {
     /// Puts it under its lock.
     pub fn new(knowledge: Knowledge) -> Self {
-        Self(RwLock::new(knowledge))
+        Self { knowledge: RwLock::new(knowledge), pods_known: watch::Sender::new(false), taken: watch::Sender::new(0) }
     }
     /// For reading.
     pub fn read(&self) -> RwLockReadGuard<'_, Knowledge> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.knowledge.read().unwrap_or_else(PoisonError::into_inner)
     }
     /// For writing; the engine alone.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Knowledge> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.knowledge.write().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Takes changes, in order, and judges what they touch; the engine alone.
+    pub(super) fn take(&self, changes: impl IntoIterator<Item = Change>, now: Timestamp) -> Decision {
+        let decision = self.write().take(changes, now);
+        self.taken.send_modify(|times| *times = times.wrapping_add(1));
+        decision
+    }
+    /// Changes whenever changes were taken.
+    pub(super) fn taken(&self) -> watch::Receiver<u64> {
+        self.taken.subscribe()
+    }
+    /// Every pod that was there before this process is in the fleet by now, and desired state is in force.
+    pub(super) fn tell_pods_known(&self) {
+        self.pods_known.send_replace(true);
+    }
+    /// Whether that was told.
+    pub(super) fn are_pods_known(&self) -> bool {
+        *self.pods_known.borrow()
+    }
+    /// Returns once it was told.
+    pub(super) async fn pods_known(&self) {
+        // The sender lives as long as this does.
+        let _ = self.pods_known.subscribe().wait_for(|known| *known).await;
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  changes ─┐                                      ┌─▶ store (memory) ─▶ actions ─▶ execute ─┐
 //!  config ──┼─▶ apply ─▶ decide ─▶ verdicts ───────┤                                         │
-//!  clock ───┘      ▲                               └─▶ view (at most twice a second)         │
+//!  clock ───┘      ▲                               └─▶ view (at most three times a second)   │
 //!                  └──────────── outcomes (what was done, as changes) ◀──────────────────────┘
 //! ```
 //!
@@ -16,6 +16,7 @@ use super::uninstall::{Step, Uninstall};
 use super::view::{self, Context};
 use super::{Freezer, Memories, Request, Shared, View, plan};
 use crate::act::Owned;
+use crate::processor;
 use crate::store::Store;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -32,6 +33,13 @@ use tokio::sync::{mpsc, watch};
 const TICK: Duration = Duration::from_secs(1);
 /// The shortest time between two views.
 const VIEW: Duration = Duration::from_millis(300);
+/// How old a view may be in which only times and what agents used would be others.
+const STALE: Duration = Duration::from_secs(5);
+/// After changes so many times as long passes as they took until the next are taken, so that what comes one by one is
+/// taken together: …
+const REST: u32 = 4;
+/// … but never longer than this.
+const LONGEST_REST: Duration = Duration::from_millis(50);
 /// Changes that are applied under one lock.
 const BATCH: usize = 1024;
 
@@ -93,12 +101,19 @@ struct Running {
     work: Work,
     flights: Flights,
     landed: mpsc::UnboundedSender<Landing>,
+    /// Something in the view is another now; otherwise only times and what agents used are.
     dirty: bool,
     shown: Instant,
+    /// Processor time of the last one.
     view_cost: Duration,
     uninstalling: Option<Uninstall>,
+    /// What is in force.
+    inputs: Option<Inputs>,
     /// Memory changed and the store did not take it: nothing that may rest on it is begun.
     unkept: bool,
+    /// What the first full list of a Kubernetes cluster held was applied. That it was read says less: what was read
+    /// waits among the changes.
+    listed: bool,
 }
 
 /// What comes back from calls.
@@ -122,30 +137,36 @@ impl Work {
             shown: Instant::now(),
             view_cost: Duration::ZERO,
             uninstalling: None,
+            inputs: None,
             unkept: false,
+            listed: false,
         };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut show = tokio::time::interval(VIEW);
         show.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
+        let mut rested = tokio::time::Instant::now();
         running.configure();
         loop {
             tokio::select! {
                 () = told_to_stop(&mut stop) => return,
-                count = running.work.changes.recv_many(&mut batch, BATCH) => {
+                count = receive(&mut running.work.changes, &mut batch, rested) => {
                     if count == 0 {
                         return;
                     }
+                    let began = tokio::time::Instant::now();
                     running.take(std::mem::take(&mut batch)).await;
+                    rested = tokio::time::Instant::now() + (began.elapsed() * REST).min(LONGEST_REST);
                 }
                 Some(landing) = landings.recv() => running.land(landing).await,
                 changed = running.work.inputs.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    running.configure();
-                    running.tick().await;
+                    if running.configure() {
+                        running.tick().await;
+                    }
                 }
                 Some(request) = running.work.requests.recv() => running.answer(request).await,
                 _ = tick.tick() => running.tick().await,
@@ -153,6 +174,12 @@ impl Work {
             }
         }
     }
+}
+
+/// Changes that have come, not before `rested`.
+async fn receive(changes: &mut mpsc::Receiver<Change>, batch: &mut Vec<Change>, rested: tokio::time::Instant) -> usize {
+    tokio::time::sleep_until(rested).await;
+    changes.recv_many(batch, BATCH).await
 }
 
 /// Returns once the loop is to stop. The borrow of the channel does not outlive this function, so
@@ -163,18 +190,40 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 }
 
 impl Running {
-    fn configure(&mut self) {
+    /// Takes what is in force. Answers whether everything has to be judged anew: mostly only the times are others at
+    /// which scopes were read.
+    fn configure(&mut self) -> bool {
         let inputs = self.work.inputs.borrow_and_update().clone();
-        self.work.shared.write().decider.set_desired(inputs.desired);
-        self.dirty = true;
+        let same = self.inputs.as_ref().is_some_and(|before| {
+            let (a, b) = (&before.context, &inputs.context);
+            Arc::ptr_eq(&before.desired, &inputs.desired)
+                && (before.ready, &before.swept) == (inputs.ready, &inputs.swept)
+                && (a.frozen, &a.desired, &a.problems) == (b.frozen, &b.desired, &b.problems)
+        });
+        if !same {
+            self.work.shared.write().decider.set_desired(inputs.desired.clone());
+            self.dirty = true;
+            self.tell_pods_known();
+        }
+        self.inputs = Some(inputs);
+        !same
+    }
+
+    /// Lets the agents of pods in that waited for it.
+    fn tell_pods_known(&self) {
+        if self.listed && self.work.inputs.borrow().ready && !self.work.shared.are_pods_known() {
+            self.work.shared.tell_pods_known();
+        }
     }
 
     async fn take(&mut self, changes: Vec<Change>) {
         if changes.is_empty() {
             return;
         }
-        let decision = self.work.shared.write().take(changes, Timestamp::now());
-        self.dirty = true;
+        let listed = |change: &Change| matches!(change, Change::ScopeSwept { scope, .. } if scope.is_kubernetes());
+        self.listed = self.listed || changes.iter().any(listed);
+        let decision = self.work.shared.take(changes, Timestamp::now());
+        self.tell_pods_known();
         self.carry_out(decision).await;
     }
 
@@ -193,16 +242,22 @@ impl Running {
             tracing::warn!(%error, "task-minutes were not kept");
         }
         self.flights.expire(now);
-        self.dirty = true;
         self.carry_out(decision).await;
         self.go_on_uninstalling();
     }
 
     fn ready(&self) -> bool {
-        self.work.inputs.borrow().ready
+        let inputs = self.work.inputs.borrow();
+        inputs.ready && inputs.swept.iter().all(|scope| self.is_applied(scope))
+    }
+
+    /// What was read of the scope in full is in the fleet.
+    fn is_applied(&self, scope: &ScopeId) -> bool {
+        self.listed || !scope.is_kubernetes()
     }
 
     async fn carry_out(&mut self, decision: Decision) {
+        self.dirty |= !decision.changed.is_empty() || !decision.actions.is_empty() || decision.memory_changed;
         if (decision.memory_changed || self.unkept) && !self.keep_memory().await {
             return;
         }
@@ -210,7 +265,7 @@ impl Running {
             return;
         }
         for action in decision.actions {
-            if self.work.inputs.borrow().swept.contains(&action.scope) {
+            if self.is_applied(&action.scope) && self.work.inputs.borrow().swept.contains(&action.scope) {
                 self.start(action);
             }
         }
@@ -277,17 +332,20 @@ impl Running {
         });
     }
 
-    /// A new view, unless nothing changed; a large fleet's view costs more, so it comes less often:
+    /// A new view, unless nothing changed that matters; a large fleet's view costs more, so it comes less often:
     /// at most a tenth of one core goes into it.
     fn show(&mut self) {
-        if !self.dirty || !self.ready() || self.shown.elapsed() < self.view_cost * 10 {
+        let age = self.shown.elapsed();
+        if !(self.dirty || age >= STALE) || !self.ready() || age < self.view_cost * 10 {
             return;
         }
-        let began = Instant::now();
+        let began = processor::of_thread();
         let context = self.work.inputs.borrow().context.clone();
         let view = view::build(&self.work.shared.read(), &context, Timestamp::now());
         self.work.view.send_replace(Arc::new(view));
-        (self.dirty, self.shown, self.view_cost) = (false, Instant::now(), began.elapsed());
+        // Not the time that others had the processor: on a busy machine views would come ten times as much later.
+        let cost = processor::of_thread().saturating_sub(began);
+        (self.dirty, self.shown, self.view_cost) = (false, Instant::now(), cost);
     }
 
     async fn answer(&mut self, request: Request) {

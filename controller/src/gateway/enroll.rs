@@ -18,7 +18,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use jiff::SignedDuration;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tasuki_api::agent::{AgentKind, Enrollment, Identity, enrollment_text};
+use tasuki_api::agent::{AgentKind, Enrollment, Identity, PresignedSts, enrollment_text};
 use tasuki_api::desired::IdentityChoice;
 use tasuki_api::kubernetes::PodName;
 
@@ -63,6 +63,31 @@ pub(super) async fn enroll(inner: &Inner, body: &[u8], source: IpAddr) -> Result
 
     let known = evident(inner, subject, &identity).await?;
     let runtime_id = subject.check(&identity, &known)?;
+    let claim = Claim { subject, identity: &identity, sts: enrollment.sts.as_ref(), key, known, runtime_id, source };
+    // The pods of a whole cluster are here at once after a restart. What follows takes the most memory of each, and the
+    // API server is asked about a few tokens at a time anyway.
+    let _turn = match subject {
+        Subject::Pod(_) => Some(inner.pods_proved.acquire().await.map_err(|_| Refused::busy("the gateway"))?),
+        Subject::Task(_) => None,
+    };
+    Box::pin(prove(inner, claim)).await
+}
+
+/// An enrolment whose evidence fits.
+struct Claim<'a> {
+    subject: Subject<'a>,
+    identity: &'a Identity,
+    sts: Option<&'a PresignedSts>,
+    key: Vec<u8>,
+    known: Known,
+    runtime_id: String,
+    source: IpAddr,
+}
+
+/// The other checks, and the session.
+async fn prove(inner: &Inner, claim: Claim<'_>) -> Result<Arc<Session>, Refused> {
+    let Claim { subject, identity, sts, key, known, runtime_id, source } = claim;
+    let now = (inner.clock)();
     let address = evidence::address(&known, source);
     let signed = match subject {
         Subject::Pod(pod) => {
@@ -72,7 +97,7 @@ pub(super) async fn enroll(inner: &Inner, body: &[u8], source: IpAddr) -> Result
         Subject::Task(arn) => match wanted_role(&known)? {
             None => false,
             Some(role) => {
-                let presigned = enrollment.sts.as_ref().ok_or_else(|| {
+                let presigned = sts.ok_or_else(|| {
                     Refused::new(
                         Code::SignatureMissing,
                         format!("the task has role {role}, which must sign; see identity in the monitor"),
@@ -85,7 +110,7 @@ pub(super) async fn enroll(inner: &Inner, body: &[u8], source: IpAddr) -> Result
             }
         },
     };
-    let session = pin(inner, &identity, known, runtime_id, key, address, signed).await?;
+    let session = pin(inner, identity, known, runtime_id, key, address, signed).await?;
     tracing::info!(task = %session.task(), kind = ?session.kind, signed, address = ?address, "agent enrolled");
     Ok(session)
 }

@@ -68,6 +68,8 @@ use tokio_util::task::TaskTracker;
 const SILENT_INTERVALS: i32 = HEARTBEATS_UNTIL_SILENT as i32;
 /// Bodies read at once: 256 of at most 1 MiB.
 const BODIES: usize = 256;
+/// Pods that are proved at once.
+const PODS_PROVED: usize = 64;
 
 /// Wall clock; tests give their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -176,6 +178,7 @@ struct Inner {
     sessions: Sessions,
     buckets: Buckets,
     bodies: Semaphore,
+    pods_proved: Semaphore,
     suppressions: RwLock<Arc<Suppressions>>,
     stored: watch::Sender<u64>,
     tally: Arc<Tally>,
@@ -236,6 +239,7 @@ impl Gateway {
             sessions: Sessions::new(limits.sessions),
             buckets: Buckets::new(limits.requests_per_second, limits.burst, limits.sessions),
             bodies: Semaphore::new(BODIES),
+            pods_proved: Semaphore::new(PODS_PROVED),
             suppressions: RwLock::default(),
             stored: watch::Sender::new(0),
             tally: tally.clone(),

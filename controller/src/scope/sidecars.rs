@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 use std::fmt;
-use tasuki_core::action::AgentSpec;
+use tasuki_core::action::{AgentSpec, PROBE as JOB};
 use tasuki_core::fleet::Str;
 
 /// Name of the ConfigMap, in the agents' namespace.
@@ -96,7 +96,7 @@ impl fmt::Display for Offer {
 
 /// Name of the Job that tries an agent.
 pub fn probe(spec: &str) -> String {
-    format!("tasuki-probe-{}", spec.get(..10).unwrap_or(spec))
+    format!("{JOB}{}", spec.get(..10).unwrap_or(spec))
 }
 
 #[cfg(test)]

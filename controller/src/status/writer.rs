@@ -20,11 +20,11 @@ use tokio::task::JoinHandle;
 const MANAGER: &str = "tasuki-coverage";
 /// The kind whose status is written.
 const KIND: &str = "RuntimeMonitor";
-/// Counts are written no more often than this.
-pub const PAUSE: Duration = Duration::from_secs(10);
+/// Counts are written no more often than this, and so no more than 10 s late: the view and the writing take a part.
+pub const PAUSE: Duration = Duration::from_secs(8);
 
 /// Writes the status of every monitor from the engine's view: at once when a document changed, at
-/// most every 10 s when only counts did, and never when nothing did. Ends when either is closed.
+/// most every [`PAUSE`] when only counts did, and never when nothing did. Ends when either is closed.
 pub fn write(
     client: Client,
     mut view: watch::Receiver<Arc<View>>,

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use tasuki_api::coverage::{Reason, Verdict};
 
 /// What colleagues count: their own metrics, and their tallies by name.
 #[derive(Debug, Default)]
@@ -107,14 +108,15 @@ impl Collector for Seen {
 
 impl Seen {
     fn tasks(&self, out: &mut DescriptorEncoder) -> fmt::Result {
-        let mut counts: BTreeMap<(&str, String, &str), i64> = BTreeMap::new();
+        let mut counts: BTreeMap<(&str, Verdict, Option<Reason>), i64> = BTreeMap::new();
         for task in &self.view.tasks {
-            let reason = task.reason.map_or("", |reason| reason.name());
-            *counts.entry((&task.cluster, format!("{:?}", task.verdict), reason)).or_default() += 1;
+            *counts.entry((&task.cluster, task.verdict, task.reason)).or_default() += 1;
         }
         let kind = ConstGauge::new(0i64).metric_type();
         let mut family = out.encode_descriptor("tasuki_tasks", "Tasks by cluster, verdict and reason", None, kind)?;
         for ((cluster, verdict, reason), n) in counts {
+            let verdict = format!("{verdict:?}");
+            let reason = reason.map_or("", Reason::name);
             let labels = [("cluster", cluster), ("verdict", verdict.as_str()), ("reason", reason)];
             ConstGauge::new(n).encode(family.encode_family(&labels)?)?;
         }

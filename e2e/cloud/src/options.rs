@@ -154,7 +154,8 @@ fn config(path: Option<&Path>) -> anyhow::Result<Config> {
 pub async fn run() -> anyhow::Result<()> {
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let mut config = config(args.config.as_deref())?;
     let mut container_environment = Vec::new();
     for pair in &args.container_env {

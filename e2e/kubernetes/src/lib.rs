@@ -12,7 +12,7 @@
 
 pub mod agents;
 mod bridge;
-mod certificates;
+pub mod certificates;
 mod kubeconfig;
 pub mod kwok;
 pub mod node;

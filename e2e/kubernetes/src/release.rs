@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tasuki_e2e::controller::{Controller, free_port};
 use tempfile::TempDir;
 
@@ -33,15 +35,71 @@ pub fn monitor(version: &str) -> String {
     )
 }
 
+/// The shortest time between two starts of a controller that ends by itself.
+const BACKOFF: Duration = Duration::from_secs(2);
+
+/// Below `/usr/lib/<architecture>`, in Debian's package faketime; the one for programs with threads.
+const FAKETIME: &str = "faketime/libfaketimeMT.so.1";
+
 /// A cluster without nodes, the chart in it, and a controller. Everything ends when it is dropped.
+///
+/// A controller that ends by itself, as one does that loses its lease on a loaded machine, is started again as by a
+/// kubelet: whenever the cluster or the controller is asked something through this. One that a test ended stays so.
 pub struct Release {
-    controller: Option<Controller>,
+    kept: Mutex<Kept>,
     /// The control plane.
     pub plane: ControlPlane,
     /// Where the gateway of the controller that leads listens, `127.0.0.1:port`. It stays the same, as a Service's
     /// address does: another one would be another agent, to be rolled out.
     pub gateway: String,
+    /// The clock of controllers that are started from now on.
+    pub clock: Clock,
     directory: TempDir,
+}
+
+/// The clock on a wall of a process; time that passes is the same for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// That of the machine.
+    #[default]
+    True,
+    /// So many seconds ahead of it, or behind.
+    Off(i64),
+}
+
+impl Clock {
+    /// Sets it in a process that asks the C library for the time.
+    fn set(self, command: &mut Command) -> Result<()> {
+        let Self::Off(seconds) = self else { return Ok(()) };
+        let found = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join(FAKETIME));
+        let library = found.into_iter().find(|path| path.exists());
+        let library = library.context("libfaketime is not installed: run `tools/setup.sh test`")?;
+        command.env("LD_PRELOAD", library).env("FAKETIME", format!("{seconds:+}s"));
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DISABLE_SHM", "1");
+        Ok(())
+    }
+}
+
+/// The controller, as a kubelet has it.
+#[derive(Default)]
+struct Kept {
+    controller: Option<Controller>,
+    started: Option<Instant>,
+    restarts: u32,
+}
+
+impl Kept {
+    fn keep_running(&mut self) -> Result<()> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let Err(ended) = controller.process().alive() else { return Ok(()) };
+        if self.started.is_some_and(|at| at.elapsed() < BACKOFF) {
+            return Ok(());
+        }
+        self.restarts += 1;
+        eprintln!("restart {} of the controller: {ended:#}", self.restarts);
+        self.started = Some(Instant::now());
+        controller.process().restart()
+    }
 }
 
 impl Release {
@@ -61,7 +119,7 @@ impl Release {
         let directory = tempfile::Builder::new().prefix("tasuki-").tempdir()?;
         let plane = ControlPlane::start(directory.path(), "plane", options).await?;
         let gateway = format!("127.0.0.1:{}", free_port()?);
-        let release = Self { controller: None, plane, gateway, directory };
+        let release = Self { kept: Mutex::default(), plane, gateway, clock: Clock::True, directory };
         release.install(values).await?;
         Ok(release)
     }
@@ -91,7 +149,8 @@ impl Release {
     pub async fn start_controller(&mut self, arguments: &[&str]) -> Result<()> {
         let (mut controller, _) = self.another("controller", arguments).await?;
         controller.ready().await?;
-        self.controller = Some(controller);
+        let restarts = self.restarts();
+        *self.kept() = Kept { controller: Some(controller), started: Some(Instant::now()), restarts };
         Ok(())
     }
 
@@ -102,12 +161,14 @@ impl Release {
     /// Where it cannot be started.
     pub async fn another(&self, name: &str, arguments: &[&str]) -> Result<(Controller, String)> {
         let kubeconfig = self.service_account().await?;
-        let gateway = &self.gateway;
+        let (gateway, mut clock) = (&self.gateway, Ok(()));
         let controller = Controller::waiting(self.directory.path(), name, |command: &mut Command| {
+            clock = self.clock.set(command);
             command.env("KUBECONFIG", kubeconfig).env("HOSTNAME", name);
             command.args(["--kubernetes", "--namespace", NAMESPACE, "--gateway-listen", gateway]);
             command.args(["--gateway-url", &format!("https://{gateway}")]).args(arguments);
         })?;
+        clock?;
         Ok((controller, gateway.clone()))
     }
 
@@ -119,17 +180,31 @@ impl Release {
         self.plane.token_kubeconfig(NAMESPACE, "tasuki").await
     }
 
-    /// The controller.
+    /// The controller, which may have ended.
     ///
     /// # Errors
     /// Before it was started, and after it was ended.
     pub fn controller(&mut self) -> Result<&mut Controller> {
-        self.controller.as_mut().context("no controller runs")
+        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        kept.controller.as_mut().context("no controller runs")
+    }
+
+    /// Starts the controller again where it has ended by itself; for tests that ask the cluster in other ways.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn keep_running(&self) -> Result<()> {
+        self.kept().keep_running()
+    }
+
+    /// How often a controller had ended by itself, and was started again.
+    pub fn restarts(&self) -> u32 {
+        self.kept().restarts
     }
 
     /// Ends the controller in order, as a node that is drained would: it gives its lease back.
     pub fn stop_controller(&mut self) {
-        self.controller = None;
+        self.kept().controller = None;
     }
 
     /// Ends the controller with SIGKILL, as a crash would.
@@ -137,7 +212,8 @@ impl Release {
     /// # Errors
     /// Where it does not end.
     pub fn kill_controller(&mut self) -> Result<()> {
-        self.controller.take().map_or(Ok(()), Controller::kill)
+        let controller = self.kept().controller.take();
+        controller.map_or(Ok(()), Controller::kill)
     }
 
     /// Runs `tasuki … -o json` against the controller.
@@ -145,7 +221,9 @@ impl Release {
     /// # Errors
     /// Where it cannot be run, or says anything else.
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
-        self.controller.as_ref().context("no controller runs")?.json(arguments)
+        let mut kept = self.kept();
+        kept.keep_running()?;
+        kept.controller.as_ref().context("no controller runs")?.json(arguments)
     }
 
     /// `kubectl` as the cluster's owner.
@@ -153,6 +231,7 @@ impl Release {
     /// # Errors
     /// What kubectl says.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.keep_running()?;
         kubectl(&self.plane, arguments, "").await
     }
 
@@ -161,6 +240,11 @@ impl Release {
     /// # Errors
     /// What kubectl says.
     pub async fn apply(&self, objects: &str) -> Result<String> {
+        self.keep_running()?;
         kubectl(&self.plane, &["apply", "--filename", "-"], objects).await
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
+mod webhook;
+
 use k8s_openapi::api::batch::v1::Job;
 use kube::Api;
 use kube::api::PostParams;
@@ -10,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tasuki_e2e::process::until;
 use tasuki_e2e_kubernetes::release::{Release, digest_of, monitor};
-use tasuki_e2e_kubernetes::{Kwok, helm, kubectl, plane};
+use tasuki_e2e_kubernetes::{Agents, Kwok, helm, kubectl, plane};
 
 /// Long enough for a loaded machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -60,7 +62,7 @@ async fn reason(release: &Release, workload: &str, reason: &str) -> Value {
         let row = coverage["tasks"].as_array().into_iter().flatten().find(|task| task["workload"] == workload).cloned();
         let row = row.unwrap_or_default();
         if row["reason"] != reason {
-            anyhow::bail!("{row:#}");
+            anyhow::bail!("{row:#}; {:?}; {:#}", offered(release).await, release.json(&["actions"])?);
         }
         Ok(Some(row))
     });
@@ -100,6 +102,8 @@ async fn new_pods_on_fargate_get_the_sidecar_and_nothing_else_changes() {
     let before = pod(&release, "shop", "web").await;
 
     release.start_controller(&["--live-sidecars"]).await.unwrap();
+    // On the ordinary node: what is not proved there is offered to nobody.
+    let _agents = Agents::start(&release.plane, &release.gateway).await.unwrap();
     release.apply(&monitor("1.0.0")).await.unwrap();
     let render = reason(&release, "Deployment/shop/web", "AwaitingRender").await;
     assert!(render["nextStep"].as_str().unwrap().contains("delivery: Live"), "{render:#}");
@@ -108,6 +112,7 @@ async fn new_pods_on_fargate_get_the_sidecar_and_nothing_else_changes() {
 
     Box::pin(pods_that_exist_stay(&release, &before)).await;
     Box::pin(a_new_pod_is_as_rendered(&mut release)).await;
+    Box::pin(what_only_a_webhook_sends_to_fargate_gets_it_too(&release)).await;
     Box::pin(what_is_left_out(&release)).await;
     Box::pin(a_namespace_that_a_sidecar_would_harm_is_left_alone(&release)).await;
     Box::pin(the_controllers_jobs_are_held_to_their_form(&release)).await;
@@ -118,8 +123,13 @@ async fn new_pods_on_fargate_get_the_sidecar_and_nothing_else_changes() {
 async fn pods_that_exist_stay(release: &Release, before: &Value) {
     let row = reason(release, "Deployment/shop/web", "StartedBeforeMonitoring").await;
     assert!(row["nextStep"].as_str().unwrap().contains("kubectl rollout restart"), "{row:#}");
-    let found =
-        until("the namespace is offered an agent", LONG, || async { Ok(offered(release).await.remove("shop")) });
+    let found = until("the namespace is offered an agent", LONG, || async {
+        let found = offered(release).await.remove("shop");
+        if found.is_none() {
+            anyhow::bail!("{:#}", release.json(&["actions"])?);
+        }
+        Ok(found)
+    });
     assert!(found.await.unwrap().starts_with("1.0.0 registry.example.test/agent@sha256:"));
     let after = pod(release, "shop", "web").await;
     assert_eq!((&after["metadata"]["uid"], sidecars(&after)), (&before["metadata"]["uid"], 0));
@@ -187,11 +197,58 @@ async fn a_new_pod_is_as_rendered(release: &mut Release) {
     assert_eq!(sidecars(&pod(release, "shop", "rendered").await), 1);
 }
 
+/// On EKS nothing in a pod says Fargate until EKS's own webhook, which is asked after the policy, has said so.
+async fn what_only_a_webhook_sends_to_fargate_gets_it_too(release: &Release) {
+    release.apply(&webhook::start()).await.unwrap();
+    release.kubectl(&["label", "namespace", "shop", "profile=fargate"]).await.unwrap();
+    let found = until("a pod that the webhook changed has the sidecar", LONG, || async {
+        release.kubectl(&["delete", "pod", "hooked", "--namespace=shop", "--ignore-not-found", "--now"]).await?;
+        release.kubectl(&["run", "hooked", "--namespace=shop", "--image=i", "--labels=app=hooked"]).await?;
+        let pod = pod(release, "shop", "hooked").await;
+        // The API server follows webhooks and labels too, and does not ask for them.
+        Ok((pod["spec"]["schedulerName"] == "fargate-scheduler").then_some(pod))
+    });
+    let found = found.await.unwrap();
+    assert_eq!(sidecars(&found), 1, "{:#}", found["spec"]);
+    release.kubectl(&["label", "namespace", "shop", "profile-"]).await.unwrap();
+    release.kubectl(&["delete", "mutatingwebhookconfiguration", "fargate"]).await.unwrap();
+    until("nothing sends pods to Fargate any more", LONG, || async {
+        release.kubectl(&["delete", "pod", "hooked", "--namespace=shop", "--now"]).await?;
+        release.kubectl(&["run", "hooked", "--namespace=shop", "--image=i", "--labels=app=hooked"]).await?;
+        Ok((pod(release, "shop", "hooked").await["spec"]["schedulerName"] == "default-scheduler").then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
 async fn what_is_left_out(release: &Release) {
+    // A pod that is made right after an offer may have been too early for it.
+    until("the offer is some seconds old", LONG, || async {
+        let offer = offered(release).await.remove("shop").unwrap();
+        let at: jiff::Timestamp = offer.rsplit(' ').next().unwrap().parse()?;
+        Ok((jiff::Timestamp::now().duration_since(at).as_secs() > 6).then_some(()))
+    })
+    .await
+    .unwrap();
     release.apply(&web("shop", "alone", ", tasuki.dev/sidecar: 'false'")).await.unwrap();
     assert_eq!(sidecars(&pod(release, "shop", "alone").await), 0);
     let row = reason(release, "Deployment/shop/alone", "AwaitingRender").await;
     assert!(row["detail"].as_str().unwrap().contains("tasuki.dev/sidecar=false"), "{row:#}");
+    // Bounds of the pod as a whole would count the sidecar.
+    let bounded = "apiVersion: v1\nkind: Pod\nmetadata: {name: bounded, namespace: shop, labels: {app: bounded}}\nspec:\n  nodeSelector: \
+        {eks.amazonaws.com/compute-type: fargate}\n  resources: {limits: {memory: 1Gi}}\n  containers: [{name: c, image: i}]\n";
+    release.apply(bounded).await.unwrap();
+    assert_eq!(sidecars(&pod(release, "shop", "bounded").await), 0);
+    // Whoever holds the namespace to `restricted` after it was offered one gets his pods as he wrote them.
+    let level = "pod-security.kubernetes.io/enforce";
+    release.kubectl(&["label", "namespace", "shop", &format!("{level}=restricted")]).await.unwrap();
+    until("pods that Pod Security would refuse are left as they are", LONG, || async {
+        restart(release, "shop", "web").await;
+        Ok((sidecars(&pod(release, "shop", "web").await) == 0).then_some(()))
+    })
+    .await
+    .unwrap();
+    release.kubectl(&["label", "namespace", "shop", &format!("{level}-")]).await.unwrap();
     // A pod of an ordinary node is the node agent's.
     release.kubectl(&["run", "plain", "--namespace=shop", "--image=i", "--labels=app=plain"]).await.unwrap();
     assert_eq!(sidecars(&pod(release, "shop", "plain").await), 0);
@@ -253,6 +310,14 @@ async fn the_controllers_jobs_are_held_to_their_form(release: &Release) {
         ("another account", format!("{pod}/serviceAccountName"), json!("admin")),
         ("a token", format!("{pod}/automountServiceAccountToken"), json!(true)),
         ("a node", format!("{pod}/nodeName"), json!("node-0")),
+        ("days to live", "/spec/ttlSecondsAfterFinished".to_owned(), json!(1_000_000)),
+        ("a label", "/spec/template/metadata/labels".to_owned(), json!({"app": "web"})),
+        ("priority", format!("{pod}/priorityClassName"), json!("system-node-critical")),
+        ("restarts", format!("{pod}/restartPolicy"), json!("OnFailure")),
+        ("a port of the node", format!("{pod}/containers/0/ports"), json!([{"containerPort": 1, "hostPort": 1}])),
+        ("a command as a probe", format!("{pod}/containers/0/livenessProbe"), json!({"exec": {"command": ["sh"]}})),
+        ("an image by tag", format!("{pod}/containers/0/image"), json!("registry.example.test/agent:1")),
+        ("a kernel setting", format!("{pod}/securityContext"), json!({"sysctls": [{"name": "a", "value": "b"}]})),
     ] {
         let mut job = good.clone();
         let (parent, last) = path.rsplit_once('/').unwrap();

@@ -139,8 +139,6 @@ impl Decider {
     /// Judges everything.
     pub fn decide_all(&mut self, fleet: &Fleet, now: Timestamp) -> Decision {
         let mut decision = Decision { memory_changed: missed::expire(&mut self.memory, now), ..Decision::default() };
-        // Whoever wrote them down may have had a clock that ran ahead.
-        self.memory.rollouts.values_mut().for_each(|rollout| rollout.not_later_than(now));
         let gone: Vec<Str> = self.clusters.keys().filter(|arn| fleet.cluster(arn).is_none()).cloned().collect();
         for arn in gone {
             self.forget_cluster(&arn, &mut decision);

@@ -52,6 +52,10 @@ pub(super) fn judge<T: Trace>(workload: &WorkloadView<'_, '_>, state: &TaskState
         trace.detail(|| "is one of Tasuki's own agents".to_owned());
         return verdict;
     }
+    if workload.is_trial(task) {
+        trace.detail(|| "tries the agent's image in its namespace".to_owned());
+        return verdict;
+    }
     let Some(((index, selection), monitor)) = workload.selected.zip(workload.monitor()) else {
         trace.detail(|| "no monitor selects it".to_owned());
         return verdict;

@@ -8,18 +8,18 @@
 //!           none there: Probe              it ran: Offer
 //!  Bare ────────────────────▶ Probing ───────────────────▶ Offered ── another agent is wanted: Probe, Offer
 //!   ▲                            │ it did not: ImageNotPullable       │
-//!   └──── a quota, or no monitor selects the namespace for 10 min: Withdraw
+//!   └──── a quota, or no monitor wants it for 10 min, or it failed on nodes: Withdraw
 //! ```
 //! Nothing is done to pods that exist: their owners make them anew when it suits them.
 
-use super::daemon::{UNSELECTED, failure_key};
-use super::services::{unwilling, willing};
-use super::trace::{Silent, Trace};
+use super::daemon::{UNSELECTED, failed_as, failure_key};
+use super::services::willing;
+use super::trace::Trace;
 use super::view::{ClusterView, Wanted, WorkloadView};
 use crate::action::{Action, ActionKind, QUOTA, sidecar_namespace, sidecar_service};
 use crate::desired::{Monitor, Selection, namespace_of};
 use crate::fleet::{LaunchType, RolloutState, Service, Str, Task};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tasuki_api::coverage::Reason;
@@ -33,33 +33,61 @@ pub(super) struct Step {
     pub unselected: Option<Timestamp>,
 }
 
+/// The API server learns of an offer a moment after it was made, and the clocks of two machines differ.
+const SETTLED: SignedDuration = SignedDuration::from_secs(5);
+/// So long a namespace without pods that need sidecars is offered them still.
+const WITHOUT_PODS: SignedDuration = SignedDuration::from_hours(24);
+
+/// What a namespace's pods need.
+#[derive(Default)]
+struct Need<'a> {
+    /// The monitor that wants sidecars for them, and what they run.
+    wanted: Option<(&'a Monitor, Arc<Wanted>)>,
+    /// There are pods that need one.
+    pods: bool,
+    /// A workload among them is excluded by git: what is offered is offered to all.
+    excluded: bool,
+}
+
 /// The next step of every namespace that is offered sidecars or has pods that need them, by the arn of its service.
 pub(super) fn steps(cluster: &ClusterView<'_>) -> Vec<(Str, Step)> {
     if !cluster.cluster.scope.is_kubernetes() {
         return Vec::new();
     }
-    let offered = cluster.state.services.values().map(|service| &service.value).filter_map(|service| {
-        sidecar_namespace(&service.name).map(|namespace| (namespace, cluster.offer(service).is_some()))
-    });
-    // Every namespace that a quota counts in is known, too; it concerns nobody.
-    let mut namespaces: BTreeMap<&str, Option<_>> =
-        offered.filter(|(_, is_offered)| *is_offered).map(|(namespace, _)| (namespace, None)).collect();
-    if cluster.world.desired.monitors.iter().any(is_live) {
+    let services = cluster.state.services.values().map(|service| &service.value);
+    let offered = services.filter(|service| cluster.offer(service).is_some());
+    let offered = offered.filter_map(|service| sidecar_namespace(&service.name));
+    let mut namespaces: BTreeMap<&str, Need<'_>> = offered.map(|namespace| (namespace, Need::default())).collect();
+    if !namespaces.is_empty() || cluster.world.desired.monitors.iter().any(is_live) {
         for (group, tasks) in &cluster.state.workloads {
             let Some(namespace) = namespace_of(group) else { continue };
-            let here = || tasks.values().any(|state| needs_sidecar(&state.task));
-            if namespaces.get(namespace).is_none_or(Option::is_none) && here() {
-                let found = wanted(cluster, group);
-                namespaces.insert(namespace, found);
+            if tasks.values().any(|state| needs_sidecar(&state.task)) {
+                let need = namespaces.entry(namespace).or_default();
+                need.pods = true;
+                need.add(&WorkloadView::named(cluster, false, group, LaunchType::KubernetesVirtual));
             }
         }
     }
-    let step = |(namespace, wanted): (&str, Option<_>)| {
+    let step = |(namespace, need): (&str, Need<'_>)| {
         let arn = tasuki_api::kubernetes::sidecar(&cluster.cluster.name, namespace).into();
-        let step = step(cluster, namespace, &arn, wanted);
+        let step = step(cluster, namespace, &arn, need);
         (arn, step)
     };
     namespaces.into_iter().map(step).collect()
+}
+
+impl<'a> Need<'a> {
+    fn add(&mut self, workload: &WorkloadView<'a, '_>) {
+        let Some(monitor) = workload.monitor().filter(|monitor| is_live(monitor)) else { return };
+        match workload.selected {
+            Some((_, Selection::Yes)) => {
+                let found = || Some(monitor).zip(workload.wanted.clone());
+                self.wanted = self.wanted.take().or_else(found);
+            }
+            Some((_, Selection::ExcludedByGit(_))) => self.excluded = true,
+            _ => {}
+        }
+    }
 }
 
 fn is_live(monitor: &Monitor) -> bool {
@@ -71,18 +99,12 @@ fn needs_sidecar(task: &Task) -> bool {
     task.launch == LaunchType::KubernetesVirtual && task.platform_family.as_deref() == Some("fargate")
 }
 
-/// The monitor that wants sidecars for this workload, and what they run.
-fn wanted<'a>(cluster: &ClusterView<'a>, workload: &'a str) -> Option<(&'a Monitor, Arc<Wanted>)> {
-    let view = WorkloadView::named(cluster, false, workload, LaunchType::KubernetesVirtual);
-    let monitor = view.monitor().filter(|monitor| is_live(monitor))?;
-    let selected = matches!(view.selected, Some((_, Selection::Yes)));
-    selected.then_some(monitor).zip(view.wanted)
-}
-
-fn step(cluster: &ClusterView<'_>, namespace: &str, arn: &Str, found: Option<(&Monitor, Arc<Wanted>)>) -> Step {
+fn step(cluster: &ClusterView<'_>, namespace: &str, arn: &Str, need: Need<'_>) -> Step {
     let world = cluster.world;
     let service = cluster.state.service(&sidecar_service(namespace));
     let offer = service.and_then(|service| cluster.offer(service));
+    let frozen =
+        |monitor: Option<&Monitor>| world.desired.frozen || monitor.is_some_and(|monitor| monitor.spec.rollout.frozen);
     let act = |kind, monitor: &str, why: String| Action {
         scope: cluster.cluster.scope.clone(),
         cluster: cluster.arn.clone(),
@@ -90,32 +112,56 @@ fn step(cluster: &ClusterView<'_>, namespace: &str, arn: &Str, found: Option<(&M
         why,
         kind,
     };
-    let withdraw = |monitor: &str, why: &str| {
-        Some(act(ActionKind::WithdrawSidecar { service: arn.clone() }, monitor, why.to_owned()))
+    let withdraw = |monitor: &str, why: String| {
+        offer.map(|_| act(ActionKind::WithdrawSidecar { service: arn.clone() }, monitor, why))
     };
-    let Some((monitor, wanted)) = found.or_else(|| of_namespace(cluster, namespace)) else {
-        if offer.is_none() || is_wanted_at_all(cluster, namespace) {
+    let memory = world.memory;
+    let quota = service.and_then(|service| service.tags.get(QUOTA));
+    // A pod of the owner's could be refused from now on: that waits for nothing.
+    if let (Some(quota), Some(_)) = (quota, offer) {
+        let why = format!("ResourceQuota {quota} counts CPU or memory: a sidecar could keep a pod of its owner's out");
+        return Step { action: withdraw("", why), ..Step::default() };
+    }
+    let monitor = need.wanted.as_ref().map(|(monitor, _)| *monitor).or_else(|| monitor_of(cluster, namespace));
+    let is_wanted = monitor.is_some_and(|monitor| monitor.spec.kubernetes.delivery == Delivery::Live);
+    if !is_wanted || !need.pods {
+        if offer.is_none() {
             return Step::default();
         }
-        let since = world.memory.unselected.get(arn).copied().unwrap_or(world.now);
-        let over = world.now.duration_since(since) >= UNSELECTED && cluster.may_remove();
-        let action = if over { withdraw("", "no monitor wants sidecars in the namespace any more") } else { None };
-        return Step { action, unselected: Some(since) };
-    };
-    let unwilling = unwilling(world.desired.frozen, monitor, &mut Silent).is_some() || monitor.spec.rollout.paused;
-    if unwilling {
-        return Step::default();
+        let since = memory.unselected.get(arn).copied().unwrap_or(world.now);
+        let (limit, why) = match is_wanted {
+            false => (UNSELECTED, "no monitor wants sidecars in the namespace any more"),
+            true => (WITHOUT_PODS, "no pod of the namespace needs a sidecar any more"),
+        };
+        let over = world.now.duration_since(since) >= limit && !frozen(monitor);
+        return Step { action: withdraw("", why.to_owned()).filter(|_| over), unselected: Some(since) };
     }
-    let quota = service.and_then(|service| service.tags.get(QUOTA));
-    if let Some(quota) = quota {
-        let why =
-            || format!("ResourceQuota {quota} counts CPU or memory: a sidecar could keep a pod of its owner's out");
-        return Step { action: offer.and_then(|_| withdraw(&monitor.name, &why())), ..Step::default() };
+    let stop = match monitor {
+        _ if frozen(monitor) => return Step::default(),
+        Some(monitor) if !monitor.enforces() => Some("the monitor only observes, so new pods are left as they are"),
+        _ if need.excluded => Some("a workload of the namespace is excluded, and what is offered is offered to all"),
+        _ => None,
+    };
+    if let Some(why) = stop {
+        return Step {
+            action: withdraw(monitor.map_or("", |monitor| &monitor.name), why.to_owned()),
+            ..Step::default()
+        };
+    }
+    let Some((monitor, wanted)) = need.wanted else { return Step::default() };
+    // By the name of the cluster are kept the agents that failed on its nodes.
+    let failed = memory.failed.get(cluster.arn);
+    let has_failed = |key: &Str| failed.is_some_and(|failed| failed.contains_key(key));
+    if let Some(mark) = offer
+        && has_failed(&failed_as(&mark.image, mark.spec.as_deref().unwrap_or_default()))
+    {
+        let why = format!("agent {} has failed on nodes of the cluster", mark.version);
+        return Step { action: withdraw(&monitor.name, why), ..Step::default() };
     }
     let is_offered = offer.is_some_and(|mark| mark.spec.as_ref() == Some(&wanted.agent_print));
-    // By the name of the cluster are kept the agents that failed on its nodes.
-    let failed = world.memory.failed.get(cluster.arn);
-    if is_offered || failed.is_some_and(|failed| failed.contains_key(&failure_key(&wanted))) {
+    // What is being proved on nodes is not given to pods yet.
+    let waits = monitor.spec.rollout.paused || (offer.is_some() && memory.rollouts.contains_key(cluster.arn));
+    if is_offered || quota.is_some() || waits || has_failed(&failure_key(&wanted)) {
         return Step::default();
     }
     let agent = wanted.agent.clone();
@@ -133,28 +179,26 @@ fn step(cluster: &ClusterView<'_>, namespace: &str, arn: &Str, found: Option<(&M
     Step { action: Some(act(kind, &monitor.name, why)), ..Step::default() }
 }
 
-/// The monitor of a namespace in which no pod needs a sidecar just now.
-fn of_namespace<'a>(cluster: &ClusterView<'a>, namespace: &str) -> Option<(&'a Monitor, Arc<Wanted>)> {
-    let (index, monitor) = monitor_of(cluster, namespace)?;
-    Some(monitor).filter(|monitor| is_live(monitor)).zip(cluster.wanted(index))
-}
-
-/// Whether a monitor selects the namespace at all, wants sidecars there, and only does not enforce it now.
-fn is_wanted_at_all(cluster: &ClusterView<'_>, namespace: &str) -> bool {
-    monitor_of(cluster, namespace).is_some_and(|(_, monitor)| monitor.spec.kubernetes.delivery == Delivery::Live)
-}
-
-fn monitor_of<'a>(cluster: &ClusterView<'a>, namespace: &str) -> Option<(usize, &'a Monitor)> {
+/// The monitor that selects a namespace, whatever runs in it.
+fn monitor_of<'a>(cluster: &ClusterView<'a>, namespace: &str) -> Option<&'a Monitor> {
     let (desired, launch) = (cluster.world.desired, LaunchType::KubernetesVirtual);
     let whole = format!("Namespace/{namespace}/");
     let (index, _) = desired.select(cluster.cluster, None, &whole, launch, cluster.world.now)?;
-    Some((index, desired.monitors.get(index)?))
+    desired.monitors.get(index)
 }
 
 /// How the trial of this agent went; its words where it failed.
 fn probe<'s>(service: &'s Service, print: &str) -> Option<(RolloutState, Option<&'s Str>)> {
     let mut tried = service.deployments.iter().filter(|probe| *probe.definition == *print);
     tried.next().map(|probe| (probe.rollout, probe.rollout_reason.as_ref()))
+}
+
+/// Whether git excludes a workload of a namespace whose pods need sidecars.
+fn excludes(cluster: &ClusterView<'_>, namespace: &str) -> bool {
+    let here = cluster.state.workloads.iter().filter(|(group, _)| namespace_of(group) == Some(namespace));
+    let needy = here.filter(|(_, tasks)| tasks.values().any(|state| needs_sidecar(&state.task)));
+    let mut views = needy.map(|(group, _)| WorkloadView::named(cluster, false, group, LaunchType::KubernetesVirtual));
+    views.any(|view| matches!(view.selected, Some((_, Selection::ExcludedByGit(_)))))
 }
 
 /// Why a pod that needs a sidecar carries none.
@@ -185,11 +229,15 @@ pub(super) fn reason<T: Trace>(
             return Reason::NoRoom;
         }
         if cluster.offer(service).is_some() {
-            let is_newer = task.created_at.zip(service.created_at).is_some_and(|(made, offered)| made > offered);
+            let is_newer = task
+                .created_at
+                .zip(service.created_at)
+                .is_some_and(|(made, offered)| made.duration_since(offered) > SETTLED);
             trace.detail(|| match is_newer {
                 false => format!("sidecars come to pods of namespace {namespace} that are made from now on"),
-                true => "the API server made it without the sidecar that its namespace is offered: by label \
-                         tasuki.dev/sidecar=false, or because it uses the node's network"
+                true => "the API server made it without the sidecar that its namespace is offered: it has label \
+                         tasuki.dev/sidecar=false, hostNetwork, spec.resources or a volume tasuki-token, or its \
+                         namespace is held to Pod Security `restricted`"
                     .to_owned(),
             });
             return if is_newer { Reason::AwaitingRender } else { Reason::StartedBeforeMonitoring };
@@ -199,8 +247,21 @@ pub(super) fn reason<T: Trace>(
             return Reason::ImageNotPullable;
         }
     }
+    let failed = cluster.world.memory.failed.get(cluster.arn);
+    if let Some(failure) = failed.and_then(|failed| failed.get(&failure_key(agent))) {
+        trace.detail(|| format!("agent {} failed on nodes of the cluster: {}", agent.agent.version, failure.why));
+        return Reason::RolledBack;
+    }
     if let Some(reason) = willing(workload, monitor, trace) {
         return reason;
+    }
+    if !monitor.spec.exclusions.is_empty() && excludes(cluster, namespace) {
+        trace.detail(|| {
+            format!(
+                "a workload of namespace {namespace} is excluded by git, and what is offered is offered to all of it"
+            )
+        });
+        return Reason::AwaitingRender;
     }
     let arn = tasuki_api::kubernetes::sidecar(&cluster.cluster.name, namespace);
     if let Some(found) = cluster.world.fleet.obstruction(&arn, cluster.world.now) {

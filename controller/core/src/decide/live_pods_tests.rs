@@ -155,7 +155,46 @@ fn a_version_that_failed_on_the_nodes_is_not_offered() {
     let failure = Failure { at: at(0), why: "it crashed".to_owned() };
     memory.failed.entry(CLUSTER.into()).or_default().insert(super::daemon::failed_as(&image, &print), failure);
     shop.decider = Decider::new(live(|_| {}), memory);
+    assert_eq!((shop.decide(), shop.reason()), (vec![], Some(Reason::RolledBack)));
+}
+
+#[test]
+fn what_is_excluded_by_git_gets_no_sidecar_and_neither_do_its_neighbours() {
+    let exclude = |what: &str| {
+        let what = what.to_owned();
+        move |spec: &mut Value| spec["exclusions"] = json!([{"matches": what, "reason": "legacy"}])
+    };
+    let mut shop = Shop::new(live(exclude("prod/Deployment/shop/web")));
     assert_eq!(shop.decide(), []);
+    let print = Shop::new(live(|_| {})).print();
+    shop.tell(Some(&print), None, false);
+    assert!(matches!(shop.decide()[..], [Action { kind: ActionKind::WithdrawSidecar { .. }, .. }]));
+    shop.tell(None, None, false);
+    shop.decider.set_desired(live(exclude("prod/Deployment/shop/other")));
+    shop.print();
+    let mut other = shop.fleet.task(&task_arn("p")).unwrap().task.as_ref().clone();
+    (other.arn, other.group) = (task_arn("q"), "Deployment/shop/other".into());
+    shop.fleet.apply(Change::Task(Box::new(other)), at(shop.now));
+    assert_eq!((shop.decide(), shop.reason()), (vec![], Some(Reason::AwaitingRender)));
+}
+
+#[test]
+fn what_tries_the_image_is_nobodys_and_what_only_looks_so_is_somebodys() {
+    let mut shop = Shop::new(live(|_| {}));
+    let image = match shop.decide().remove(0).kind {
+        ActionKind::ProbeImage { agent, .. } => agent.image,
+        other => panic!("{other:?}"),
+    };
+    for (image, selected) in [(image, false), ("registry.example.test/miner@sha256:1".into(), true)] {
+        let mut trial = shop.fleet.task(&task_arn("p")).unwrap().task.as_ref().clone();
+        (trial.arn, trial.group) = (task_arn("t"), "Job/shop/tasuki-probe-0123456789".into());
+        trial.containers = vec![Container { image, ..container(crate::action::SIDECAR) }];
+        trial.version += i64::from(selected);
+        shop.fleet.apply(Change::Task(Box::new(trial)), at(shop.now));
+        shop.decide();
+        let verdict = shop.decider.verdict(CLUSTER, "Job/shop/tasuki-probe-0123456789", &task_arn("t")).unwrap();
+        assert_eq!(verdict.monitor.is_some(), selected);
+    }
 }
 
 #[test]
@@ -163,7 +202,6 @@ fn an_offer_that_no_monitor_wants_stands_for_ten_minutes() {
     let mut shop = Shop::new(live(|_| {}));
     let print = shop.print();
     shop.tell(Some(&print), None, false);
-    // Another monitor still enforces something: else nothing would be taken out at all.
     let elsewhere = || live(|spec| spec["targets"] = json!({"kubernetes": {"namespaces": {"include": ["other"]}}}));
     shop.decider.set_desired(elsewhere());
     assert_eq!(shop.decide(), []);
@@ -177,14 +215,19 @@ fn an_offer_that_no_monitor_wants_stands_for_ten_minutes() {
     shop.decider.set_desired(live(|_| {}));
     assert_eq!(shop.decide(), []);
     assert!(shop.decider.memory().unselected.is_empty());
-    // A monitor that only observes now takes nothing out.
+    // Under a monitor that only observes nothing is changed any more, new pods neither; a freeze holds even that.
     shop.decider.set_desired(live(|spec| spec["mode"] = json!("Observe")));
-    shop.now += 3_600;
+    assert!(matches!(shop.decide()[..], [Action { kind: ActionKind::WithdrawSidecar { .. }, .. }]));
+    shop.decider.set_desired(live(|spec| spec["rollout"]["frozen"] = json!(true)));
     assert_eq!(shop.decide(), []);
-    // Nor does a namespace without pods of that kind lose it.
+    // A namespace without pods of that kind keeps it for a day.
     shop.decider.set_desired(live(|_| {}));
     let gone = Task { status: TaskStatus::Stopped, ..shop.fleet.task(&task_arn("p")).unwrap().task.as_ref().clone() };
     shop.fleet.apply(Change::Task(Box::new(gone)), at(shop.now));
     assert_eq!(shop.decide(), []);
+    shop.now += 86_399;
+    assert_eq!(shop.decide(), []);
+    shop.now += 1;
+    assert!(matches!(shop.decide()[..], [Action { kind: ActionKind::WithdrawSidecar { .. }, .. }]));
     assert!(matches!(uninstall(&shop.fleet)[..], [Action { kind: ActionKind::WithdrawSidecar { .. }, .. }]));
 }

@@ -34,7 +34,7 @@ pub(super) fn judge(world: World<'_>, ended: &Ended, last: Option<&TaskVerdict>)
     let cluster = ClusterView::new(world, arn, state)?;
     let workload = WorkloadView::new(&cluster, &task.group, task.launch);
     let (_, selection) = workload.selected?;
-    if workload.own || selection != Selection::Yes {
+    if workload.own || workload.is_trial(task) || selection != Selection::Yes {
         return None;
     }
     let missed = MissedTask {

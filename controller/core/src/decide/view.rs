@@ -1,8 +1,10 @@
 //! What judging and acting look at: one cluster, one workload, with everything resolved once.
 
-use crate::action::{AgentSpec, SIDECAR, SidecarSpec, is_daemon_service};
+use crate::action::{AgentSpec, PROBE, SIDECAR, SidecarSpec, is_daemon_service};
 use crate::desired::{Desired, Monitor, Selection};
-use crate::fleet::{Cluster, ClusterState, Fleet, LaunchType, Node, Obstruction, Service, SidecarMark, Str, TaskState};
+use crate::fleet::{
+    Cluster, ClusterState, Container, Fleet, LaunchType, Node, Obstruction, Service, SidecarMark, Str, Task, TaskState,
+};
 use crate::memory::Memory;
 use jiff::Timestamp;
 use std::cell::OnceCell;
@@ -169,6 +171,16 @@ impl<'a, 'c> WorkloadView<'a, 'c> {
 
     pub fn monitor(&self) -> Option<&'a Monitor> {
         self.cluster.world.desired.monitors.get(self.selected?.0)
+    }
+
+    /// Whether a task tries the agent's image, and is nobody's: a Job's name alone would let anyone hide a pod.
+    pub fn is_trial(&self, task: &Task) -> bool {
+        let is_job = || self.name.strip_prefix("Job/").and_then(|name| name.split_once('/'));
+        is_job().is_some_and(|(_, name)| name.starts_with(PROBE))
+            && self.wanted.as_ref().is_some_and(|wanted| {
+                let ours = |c: &Container| *c.name == *SIDECAR && c.image == wanted.agent.image;
+                !task.containers.is_empty() && task.containers.iter().all(ours)
+            })
     }
 
     /// Whether a task of this workload is one of our own agents.

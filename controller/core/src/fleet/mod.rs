@@ -274,11 +274,12 @@ impl Fleet {
     }
     /// What act found to stand in the way of changing this service or cluster, while it is believed.
     pub fn obstruction(&self, target: &str, now: Timestamp) -> Option<&Obstruction> {
-        let age = match tasuki_api::kubernetes::is_name(target) {
-            true => KUBERNETES_OBSTRUCTION_AGE,
-            false => OBSTRUCTION_AGE,
+        let age = |found: &Obstruction| match tasuki_api::kubernetes::is_name(target) {
+            // A trial that failed stands for so long before it can be made again.
+            true if found.reason != Reason::ImageNotPullable => KUBERNETES_OBSTRUCTION_AGE,
+            _ => OBSTRUCTION_AGE,
         };
-        self.obstructions.get(target).filter(|o| now.duration_since(o.at) < age)
+        self.obstructions.get(target).filter(|o| now.duration_since(o.at) < age(o))
     }
 
     /// The agent's container that failed last on a node without another one running there since; believed

@@ -76,6 +76,11 @@ fn into_pod(pod: &mut Map<String, Value>, agent: &AgentSpec, cluster: &str) -> R
         let detail = "its pods use the node's network, whose traffic is not theirs alone";
         return Err(Obstacle::new(Reason::UnsupportedNetworkMode, detail));
     }
+    if spec.get("resources").is_some_and(|resources| !resources.is_null()) {
+        let detail =
+            "its pods bound their containers' resources together (spec.resources), and a sidecar counts in them";
+        return Err(Obstacle::new(Reason::NoRoom, detail));
+    }
     let named = |container: &Value| container["name"] == SIDECAR;
     if spec["containers"].as_array().is_some_and(|all| all.iter().any(named)) {
         let detail = format!("a container is called {SIDECAR}, which is the sidecar's name");
@@ -275,6 +280,7 @@ mod tests {
             ("containers", json!([{"name": SIDECAR}]), Reason::UnsupportedPlatform),
             ("initContainers", json!("none"), Reason::UnsupportedPlatform),
             ("volumes", json!({}), Reason::UnsupportedPlatform),
+            ("resources", json!({"limits": {"memory": "1Gi"}}), Reason::NoRoom),
         ] {
             let mut manifest = deployment();
             manifest["spec"]["template"]["spec"][path] = value;

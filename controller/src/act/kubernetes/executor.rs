@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tasuki_api::coverage::Reason;
 use tasuki_api::kubernetes::{NEXT_BOTH, NEXT_LABEL, NEXT_ONLY};
@@ -91,7 +92,7 @@ impl KubernetesExecutor {
             ActionKind::DeleteDaemon { service } => self.delete(service).await,
             ActionKind::PromoteDaemon { service, serving } => self.promote(service, serving.as_ref()).await,
             ActionKind::SettleDaemon { service } => self.settle(service).await,
-            ActionKind::ProbeImage { service, agent } => sidecars::probe(&self.scope, last(service), agent).await,
+            ActionKind::ProbeImage { service, agent } => sidecars::probe(&self.scope, service, agent, changes).await,
             ActionKind::OfferSidecar { service, agent } => sidecars::offer(&self.scope, last(service), agent).await,
             ActionKind::WithdrawSidecar { service } => sidecars::withdraw(&self.scope, last(service)).await,
             ActionKind::PutAttribute { node, name } => {
@@ -247,8 +248,8 @@ impl KubernetesExecutor {
         let sets = sets.items.iter().filter(|set| is_ours(set));
         let sets = sets.map(|set| owned(OwnedKind::Daemon { service: name(set).into() }));
         let offers = match self.scope.live_sidecars {
-            true => sidecars::offered(&self.scope).await.map_err(|error| words(&error))?,
-            false => Vec::new(),
+            true => sidecars::offers(&self.scope).await.map_err(|error| words(&error))?,
+            false => BTreeMap::new(),
         };
         let offer = |namespace: &String| OwnedKind::Offer {
             service: tasuki_api::kubernetes::sidecar(&self.scope.cluster, namespace).into(),
@@ -257,7 +258,7 @@ impl KubernetesExecutor {
             node: tasuki_api::kubernetes::node(&self.scope.cluster, &node.name_any()).into(),
             name: NEXT_LABEL.into(),
         };
-        let sets = sets.chain(offers.iter().map(|namespace| owned(offer(namespace))));
+        let sets = sets.chain(offers.keys().map(|namespace| owned(offer(namespace))));
         Ok(sets.chain(nodes.items.iter().map(|node| owned(attribute(node)))).collect())
     }
 }
@@ -301,7 +302,7 @@ fn is_ours(set: &DaemonSet) -> bool {
 }
 
 /// The last part of a name.
-fn last(arn: &str) -> &str {
+pub(super) fn last(arn: &str) -> &str {
     arn.rsplit('/').next().unwrap_or(arn)
 }
 

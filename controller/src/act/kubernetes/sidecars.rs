@@ -3,7 +3,7 @@
 //! The policy that adds them is the chart's. The controller writes one ConfigMap of its own, which the policy reads,
 //! and makes Jobs that run `tasuki-agent --version` once, which another policy holds to that form.
 
-use super::executor::{anchor, as_ourselves, refused};
+use super::executor::{as_ourselves, last, refused};
 use crate::act::outcome::Stop;
 use crate::scope::kubernetes::{FIELD_MANAGER, Kubernetes, code, is_absent, is_conflict, labels, words};
 use crate::scope::sidecars::{
@@ -11,13 +11,15 @@ use crate::scope::sidecars::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, LimitRange};
 use kube::api::{ListParams, Patch, PostParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use tasuki_api::coverage::Reason;
 use tasuki_core::action::{AgentSpec, SIDECAR};
+use tasuki_core::fleet::{Change, Str};
 use tasuki_core::transform::sidecar;
 
 /// A trial that takes longer has failed, seconds: an image that is pulled slowly would hold pods up just as long.
@@ -26,7 +28,14 @@ const DEADLINE: u32 = 120;
 const KEPT: u32 = 600;
 
 /// Tries in a namespace whether a pod there gets the agent's image and may run it.
-pub(super) async fn probe(scope: &Kubernetes, namespace: &str, agent: &AgentSpec) -> Result<(), Stop> {
+pub(super) async fn probe(
+    scope: &Kubernetes,
+    service: &Str,
+    agent: &AgentSpec,
+    changes: &mut Vec<Change>,
+) -> Result<(), Stop> {
+    let namespace = last(service);
+    room(scope, namespace).await?;
     let owner = policy(scope).await?;
     let name = probe_name(&agent.fingerprint());
     let jobs: Api<Job> = Api::namespaced(scope.client.clone(), namespace);
@@ -36,7 +45,13 @@ pub(super) async fn probe(scope: &Kubernetes, namespace: &str, agent: &AgentSpec
         .create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, &job)
         .await
     {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            // Until its pod is seen nothing else says so.
+            let detail = format!("Job {name} tries the agent's image in namespace {namespace}");
+            let (target, reason) = (service.clone(), Reason::StartedBeforeMonitoring);
+            changes.push(Change::Obstructed { target, reason, detail });
+            Ok(())
+        }
         Err(error) if is_conflict(&error) => {
             let why = format!(
                 "Job {name} in namespace {namespace} tried the agent and no pod of it ran; `kubectl describe job {name} -n \
@@ -44,14 +59,37 @@ pub(super) async fn probe(scope: &Kubernetes, namespace: &str, agent: &AgentSpec
             );
             Err(Stop::Blocked(Reason::ImageNotPullable, why))
         }
-        Err(error) if code(&error) == Some(403) => Err(not_granted("create jobs", &error)),
-        Err(error) => Err(refused("create jobs", &error)),
+        Err(error) => Err(denied("create jobs", &error)),
+    }
+}
+
+/// A pod that fits its namespace's bounds for pods may not fit them with a sidecar.
+async fn room(scope: &Kubernetes, namespace: &str) -> Result<(), Stop> {
+    let ranges: Api<LimitRange> = Api::namespaced(scope.client.clone(), namespace);
+    let ranges = ranges.list(&ListParams::default()).await.map_err(|error| denied("list limitranges", &error))?;
+    let bounds = |range: &LimitRange| {
+        let items = range.spec.iter().flat_map(|spec| &spec.limits);
+        let mut of_pods = items.filter(|item| item.type_ == "Pod");
+        of_pods.any(|item| item.max.is_some() || item.max_limit_request_ratio.is_some())
+    };
+    match ranges.items.iter().find(|range| bounds(range)) {
+        None => Ok(()),
+        Some(range) => {
+            let name = range.name_any();
+            let why =
+                format!("LimitRange {name} of namespace {namespace} bounds whole pods, and a sidecar counts in them");
+            Err(Stop::Blocked(Reason::NoRoom, why))
+        }
     }
 }
 
 /// Lets new pods of a namespace have the sidecar.
 pub(super) async fn offer(scope: &Kubernetes, namespace: &str, agent: &AgentSpec) -> Result<(), Stop> {
-    let offer = Offer::new(agent, Timestamp::now()).map_err(Stop::Changed)?;
+    room(scope, namespace).await?;
+    // Pods that were made since the first offer should have had one.
+    let before = offers(scope).await.map_err(|error| denied("list configmaps", &error))?;
+    let since = before.get(namespace).map_or_else(Timestamp::now, |offer| offer.at);
+    let offer = Offer::new(agent, since).map_err(Stop::Changed)?;
     let data = json!({
         (GATEWAY): agent.gateway.url,
         (GATEWAY_CA): agent.gateway.ca,
@@ -61,10 +99,10 @@ pub(super) async fn offer(scope: &Kubernetes, namespace: &str, agent: &AgentSpec
     });
     match merge(scope, &json!({"data": data})).await {
         Err(error) if is_absent(&error) => {}
-        Err(error) if code(&error) == Some(403) => return Err(not_granted("patch configmaps", &error)),
-        other => return other.map_err(|error| refused("patch configmaps", &error)),
+        other => return other.map_err(|error| denied("patch configmaps", &error)),
     }
-    let owner = anchor(scope).await?;
+    // It goes with the policy that reads it, so that an offer is never older than the right to make it.
+    let owner = policy(scope).await?;
     let map: ConfigMap = serde_json::from_value(json!({
         "metadata": {
             "name": MAP,
@@ -75,26 +113,25 @@ pub(super) async fn offer(scope: &Kubernetes, namespace: &str, agent: &AgentSpec
     }))
     .map_err(|error| Stop::Answer(format!("ConfigMap {MAP}: {error}")))?;
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    maps(scope).create(&params, &map).await.map(drop).map_err(|error| match code(&error) {
-        Some(403) => not_granted("create configmaps", &error),
-        _ => refused("create configmaps", &error),
-    })
+    maps(scope).create(&params, &map).await.map(drop).map_err(|error| denied("create configmaps", &error))
 }
 
 /// Lets new pods of a namespace have none.
 pub(super) async fn withdraw(scope: &Kubernetes, namespace: &str) -> Result<(), Stop> {
     match merge(scope, &json!({"data": {(namespace): null}})).await {
-        Err(error) if !is_absent(&error) => Err(refused("patch configmaps", &error)),
+        Err(error) if !is_absent(&error) => Err(denied("patch configmaps", &error)),
         _ => Ok(()),
     }
 }
 
 /// The namespaces that are offered sidecars, as the API server says now.
-pub(super) async fn offered(scope: &Kubernetes) -> kube::Result<Vec<String>> {
+pub(super) async fn offers(scope: &Kubernetes) -> kube::Result<BTreeMap<String, Offer>> {
     let named = ListParams::default().fields(&format!("metadata.name={MAP}"));
-    let found = maps(scope).list(&named).await?.items.into_iter();
-    let keys = found.flat_map(|map| map.data.unwrap_or_default().into_keys());
-    Ok(keys.filter(|key| !key.contains('.')).collect())
+    let found = maps(scope).list(&named).await?.items.into_iter().flat_map(|map| map.data.unwrap_or_default());
+    Ok(found
+        .filter(|(key, _)| !key.contains('.'))
+        .filter_map(|(key, text)| Some((key, Offer::parse(&text)?)))
+        .collect())
 }
 
 fn maps(scope: &Kubernetes) -> Api<ConfigMap> {
@@ -119,10 +156,19 @@ async fn policy(scope: &Kubernetes) -> Result<Value, Stop> {
         Ok(found) => Ok(json!({
             "apiVersion": kind.api_version, "kind": kind.kind, "name": POLICY, "uid": found.uid().unwrap_or_default(),
         })),
-        Err(error) if matches!(code(&error), Some(403 | 404)) => {
-            Err(not_granted("get mutatingadmissionpolicies", &error))
-        }
-        Err(error) => Err(refused("get mutatingadmissionpolicies", &error)),
+        Err(error) if is_absent(&error) => Err(not_granted("get mutatingadmissionpolicies", &error)),
+        Err(error) => Err(denied("get mutatingadmissionpolicies", &error)),
+    }
+}
+
+/// What a refusal means: a right that is missing, or what the namespace does not let in.
+fn denied(call: &str, error: &kube::Error) -> Stop {
+    let detail = words(error);
+    match code(error) {
+        Some(403) if detail.contains("is being terminated") => Stop::Changed(format!("{call}: {detail}")),
+        Some(403) if detail.contains(" cannot ") && detail.contains(" resource ") => not_granted(call, error),
+        Some(403) => Stop::Blocked(Reason::ImageNotPullable, format!("{call}: {detail}")),
+        _ => refused(call, error),
     }
 }
 
@@ -142,6 +188,8 @@ fn job(name: &str, namespace: &str, agent: &AgentSpec, owner: &Value) -> Value {
             fields.remove(field);
         }
         fields.insert("args".to_owned(), json!(["--version"]));
+        // On a node that has the image already nothing else would show that this namespace may pull it.
+        fields.insert("imagePullPolicy".to_owned(), json!("Always"));
     }
     json!({
         "apiVersion": "batch/v1",

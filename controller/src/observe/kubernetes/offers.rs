@@ -23,7 +23,9 @@ pub(super) struct Offers {
     /// The same, while they are listed.
     listing: BTreeMap<String, BTreeSet<String>>,
     /// Namespace to the pods that try an image: by uid, so that one that is made anew is another.
-    probes: BTreeMap<String, BTreeMap<String, Deployment>>,
+    trials: BTreeMap<String, BTreeMap<String, Deployment>>,
+    /// Uids of those in the list that is under way.
+    listed_trials: BTreeSet<String>,
 }
 
 impl Offers {
@@ -63,16 +65,40 @@ impl Offers {
         put(&mut self.quotas, quota, is_there)
     }
 
-    /// Takes a pod that tries an image, or that it is gone; answers its namespace.
-    pub fn probe(&mut self, pod: &Pod, is_there: bool) -> Option<String> {
+    /// A list of pods begins.
+    pub fn list_trials(&mut self) {
+        self.listed_trials.clear();
+    }
+
+    /// The list is complete; answers the namespaces of trials that were not in it.
+    pub fn all_trials_listed(&mut self) -> BTreeSet<String> {
+        let listed = std::mem::take(&mut self.listed_trials);
+        let mut changed = BTreeSet::new();
+        self.trials.retain(|namespace, trials| {
+            let before = trials.len();
+            trials.retain(|uid, _| listed.contains(uid));
+            if trials.len() != before {
+                changed.insert(namespace.clone());
+            }
+            !trials.is_empty()
+        });
+        changed
+    }
+
+    /// Takes a pod that may try an image, or that it is gone; answers its namespace where it does.
+    pub fn trial(&mut self, pod: &Pod, is_there: bool) -> Option<String> {
+        let spec = tried(pod)?;
         let (namespace, uid) = (pod.namespace()?, pod.uid()?);
-        let held = self.probes.entry(namespace.clone()).or_default();
+        let held = self.trials.entry(namespace.clone()).or_default();
         match is_there {
-            true => drop(held.insert(uid, trial(pod))),
+            true => {
+                self.listed_trials.insert(uid.clone());
+                held.insert(uid, trial(pod, spec));
+            }
             false => drop(held.remove(&uid)),
         }
         if held.is_empty() {
-            self.probes.remove(&namespace);
+            self.trials.remove(&namespace);
         }
         Some(namespace)
     }
@@ -81,10 +107,12 @@ impl Offers {
     /// of it.
     pub fn service(&self, scope: &Kubernetes, namespace: &str) -> Option<(Service, Option<Definition>)> {
         let (offer, quotas) = (self.offers.get(namespace), self.quotas.get(namespace));
-        let probes = self.probes.get(namespace);
-        if offer.is_none() && quotas.is_none() && probes.is_none() {
+        let trials = self.trials.get(namespace);
+        if offer.is_none() && quotas.is_none() && trials.is_none() {
             return None;
         }
+        let mut trials: Vec<Deployment> = trials.into_iter().flat_map(|trials| trials.values().cloned()).collect();
+        trials.sort_by_key(|trial| std::cmp::Reverse(trial.created_at));
         let arn: Str = names::sidecar(&scope.cluster, namespace).into();
         let definition = offer.map(|offer| Definition {
             // Another offer is another definition.
@@ -120,7 +148,7 @@ impl Offers {
             maximum: 100,
             has_hooks: false,
             express: false,
-            deployments: probes.into_iter().flat_map(|probes| probes.values().cloned()).collect(),
+            deployments: trials,
             tags: quota.map(|quota| (QUOTA.to_owned(), quota.clone())).into_iter().collect(),
             platform_version: None,
             subnets: Vec::new(),
@@ -148,13 +176,15 @@ fn put(quotas: &mut BTreeMap<String, BTreeSet<String>>, quota: &ResourceQuota, i
     Some(namespace)
 }
 
-/// The agent spec that a pod tries; `None` for every other pod.
-pub(super) fn tries(pod: &Pod) -> Option<&str> {
-    pod.metadata.labels.as_ref()?.get(sidecars::PROBE).map(String::as_str)
+/// The agent spec that a pod tries: by the Job that owns it, since anybody may write a label. `None` for every other pod.
+fn tried(pod: &Pod) -> Option<&str> {
+    let spec = pod.metadata.labels.as_ref()?.get(sidecars::PROBE)?;
+    let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    (owner.kind == "Job" && owner.name == sidecars::probe(spec)).then_some(spec)
 }
 
 /// How it goes.
-fn trial(pod: &Pod) -> Deployment {
+fn trial(pod: &Pod, spec: &str) -> Deployment {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
     let why = project::failure(pod);
     let rollout = match phase {
@@ -166,7 +196,7 @@ fn trial(pod: &Pod) -> Deployment {
     Deployment {
         id: pod.name_any().into(),
         primary: false,
-        definition: tries(pod).unwrap_or_default().into(),
+        definition: spec.into(),
         rollout,
         rollout_reason: why.map(Str::from),
         desired: 1,
@@ -184,7 +214,12 @@ mod tests {
 
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({
-            "metadata": {"name": "tasuki-probe-1", "namespace": "shop", "uid": "u", "labels": {(sidecars::PROBE): "abc"}},
+            "metadata": {
+                "name": "tasuki-probe-abc-1", "namespace": "shop", "uid": "u", "labels": {(sidecars::PROBE): "abc"},
+                "ownerReferences": [
+                    {"apiVersion": "batch/v1", "kind": "Job", "name": "tasuki-probe-abc", "uid": "j", "controller": true},
+                ],
+            },
             "spec": {"containers": [{"name": "tasuki-agent", "image": "i"}]},
             "status": status,
         }))
@@ -214,10 +249,23 @@ mod tests {
                 Some("Error (exit code 1)"),
             ),
         ] {
-            let found = trial(&pod(status));
+            let pod = pod(status);
+            let found = trial(&pod, tried(&pod).unwrap());
             assert_eq!((found.rollout, found.rollout_reason.as_deref()), (rollout, why));
             assert_eq!(&*found.definition, "abc");
         }
+    }
+
+    #[test]
+    fn a_label_alone_is_no_trial_and_a_trial_that_is_gone_from_the_list_is_gone() {
+        let mut offers = Offers::default();
+        let mut forged = pod(json!({"phase": "Succeeded"}));
+        forged.metadata.owner_references = None;
+        assert_eq!(offers.trial(&forged, true), None);
+        assert_eq!(offers.trial(&pod(json!({"phase": "Failed"})), true).as_deref(), Some("shop"));
+        offers.list_trials();
+        assert_eq!(offers.all_trials_listed().into_iter().collect::<Vec<_>>(), ["shop"]);
+        assert!(offers.trials.is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The watches of one cluster, brought together: what is complete, what changed, what is gone.
 
-use super::offers::{Offers, tries};
+use super::offers::Offers;
 use super::project::{self, Roles, platform_of};
 use crate::events::{Events, about};
 use crate::scope::kubernetes::{FIELD_MANAGER, Kubernetes, code, labels, words};
@@ -132,6 +132,8 @@ struct Seen {
     namespaces: Offers,
     offers: Listed,
     quotas: Listed,
+    /// The map was not in the list that is under way.
+    is_map_missing: bool,
     platforms: HashMap<String, (LaunchType, Str)>,
     daemons: BTreeMap<String, DaemonSet>,
     roles: Roles,
@@ -163,6 +165,7 @@ impl Seen {
             // Nothing is waited for that never comes.
             offers: Listed { complete: !live, ..Listed::default() },
             quotas: Listed { complete: !live, ..Listed::default() },
+            is_map_missing: false,
             platforms: HashMap::new(),
             daemons: BTreeMap::new(),
             roles: Roles::new(),
@@ -334,27 +337,25 @@ impl Seen {
     }
 
     async fn offer(&mut self, event: Result<Event<ConfigMap>, watcher::Error>) {
-        let is_list = matches!(event, Ok(Event::InitDone));
+        // A right that is missing holds nothing else up.
+        let is_list = matches!(event, Err(_) | Ok(Event::InitDone));
+        self.offers.complete |= is_list;
         let changed = match self.given("configmaps", event).await {
             Some(Event::Init) => {
-                self.offers.listing = Some(HashSet::new());
+                self.is_map_missing = true;
                 return;
             }
             Some(Event::InitApply(map)) => {
-                self.offers.listing = None;
+                self.is_map_missing = false;
                 self.namespaces.take(Some(&map))
             }
             Some(Event::Apply(map)) => self.namespaces.take(Some(&map)),
             Some(Event::Delete(_)) => self.namespaces.take(None),
-            Some(Event::InitDone) => {
-                self.offers.complete = true;
-                // It was not in the list.
-                match self.offers.listing.take() {
-                    Some(_) => self.namespaces.take(None),
-                    None => BTreeSet::new(),
-                }
-            }
-            None => return,
+            Some(Event::InitDone) => match self.is_map_missing {
+                true => self.namespaces.take(None),
+                false => BTreeSet::new(),
+            },
+            None => BTreeSet::new(),
         };
         for namespace in changed {
             self.tell_namespace(&namespace).await;
@@ -365,7 +366,8 @@ impl Seen {
     }
 
     async fn quota(&mut self, event: Result<Event<ResourceQuota>, watcher::Error>) {
-        let is_list = matches!(event, Ok(Event::InitDone));
+        let is_list = matches!(event, Err(_) | Ok(Event::InitDone));
+        self.quotas.complete |= is_list;
         let changed: BTreeSet<String> = match self.given("resourcequotas", event).await {
             Some(Event::Init) => {
                 self.namespaces.list_quotas();
@@ -377,17 +379,23 @@ impl Seen {
             }
             Some(Event::Apply(quota)) => self.namespaces.quota(&quota, true).into_iter().collect(),
             Some(Event::Delete(quota)) => self.namespaces.quota(&quota, false).into_iter().collect(),
-            Some(Event::InitDone) => {
-                self.quotas.complete = true;
-                self.namespaces.all_quotas_listed()
-            }
-            None => return,
+            Some(Event::InitDone) => self.namespaces.all_quotas_listed(),
+            None => BTreeSet::new(),
         };
         for namespace in changed {
             self.tell_namespace(&namespace).await;
         }
         if is_list {
             self.swept().await;
+        }
+    }
+
+    /// Where a pod tries an image: how that goes. It is a task beside that.
+    async fn tell_trial(&mut self, pod: &Pod, is_there: bool) {
+        if self.scope.live_sidecars
+            && let Some(namespace) = self.namespaces.trial(pod, is_there)
+        {
+            self.tell_namespace(&namespace).await;
         }
     }
 
@@ -412,15 +420,13 @@ impl Seen {
 
     async fn pod(&mut self, event: Result<Event<Pod>, watcher::Error>) {
         match self.given("pods", event).await {
-            Some(Event::Init) => self.pods.begin(),
+            Some(Event::Init) => {
+                self.pods.begin();
+                self.namespaces.list_trials();
+            }
             Some(Event::Apply(pod) | Event::InitApply(pod)) => self.tell_pod(&pod).await,
             Some(Event::Delete(pod)) => {
-                if tries(&pod).is_some() {
-                    if let Some(namespace) = self.namespaces.probe(&pod, false) {
-                        self.tell_namespace(&namespace).await;
-                    }
-                    return;
-                }
+                self.tell_trial(&pod, false).await;
                 let Some(mut task) = self.task(&pod) else { return };
                 self.pods.names.remove(&task.arn);
                 self.own.remove(&task.arn);
@@ -432,6 +438,9 @@ impl Seen {
                 self.pods.done();
                 let names = &self.pods.names;
                 self.own.retain(|arn, _| names.contains(arn));
+                for namespace in self.namespaces.all_trials_listed() {
+                    self.tell_namespace(&namespace).await;
+                }
                 self.swept().await;
             }
             None => {}
@@ -445,13 +454,7 @@ impl Seen {
     }
 
     async fn tell_pod(&mut self, pod: &Pod) {
-        // Our own, and gone in a moment: nobody's task.
-        if tries(pod).is_some() {
-            if let Some(namespace) = self.namespaces.probe(pod, true) {
-                self.tell_namespace(&namespace).await;
-            }
-            return;
-        }
+        self.tell_trial(pod, true).await;
         let Some(task) = self.task(pod) else { return };
         self.pods.put(&task.arn);
         if pod.metadata.namespace.as_deref() == Some(&*self.scope.agent_namespace) {

@@ -83,9 +83,6 @@ async fn in_cluster(
     let placed = format!("{:.0} s", began.elapsed().as_secs_f64());
     rows.push(Row::noted(SECTION, &what("every pod covered, from no agent's pod at all"), &placed));
 
-    if std::env::var_os("TASUKI_TRY").is_some() {
-        return attempts(release, size, &agents, files, &client, &nodes).await;
-    }
     say("the controller starts again, and no agent has a session");
     // With the keys that they had: others would be strangers, who wait.
     agents.mute("0.1.0");
@@ -200,67 +197,4 @@ async fn from_start(release: &mut Release, size: &Size, agents: &Agents, what: &
     let name = format!("controller's start → coverage right; {what} ({ready:.1} s until it had read everything)");
     let wrong = format!("pods told AgentNotReporting until then; {what}");
     Ok(vec![Row::within(SECTION, &name, seconds, "s", 5.0), Row::noted(SECTION, &wrong, &silent.to_string())])
-}
-
-async fn attempts(release: &mut Release, size: &Size, agents: &Agents, files: &Path, client: &kube::Client, nodes: &[String]) -> Result<()> {
-    let (mut from, mut number) = ("0.1.0".to_owned(), 0);
-    loop {
-        let text = std::fs::read_to_string("/tmp/scale/cmd").unwrap_or_default();
-        let _ = std::fs::remove_file("/tmp/scale/cmd");
-        for word in text.split_whitespace() {
-            say(word);
-            let done: Result<String> = async { Ok(match word {
-                "quit" => anyhow::bail!("quit"),
-                "fresh" | "had" => {
-                    if word == "fresh" { agents.mute(&from); }
-                    release.stop_controller();
-                    let gateway = release.gateway.clone();
-                    let spoken = async {
-                        while tokio::net::TcpStream::connect(&gateway).await.is_err() {
-                            tokio::time::sleep(LOOK).await;
-                        }
-                        agents.unmute(&from);
-                    };
-                    let (started, ()) = tokio::join!(release.start_controller(&Agents::LIMITS), spoken);
-                    started?;
-                    let pid = release.controller()?.process().id();
-                    let ready = machine::age(pid)?;
-                    let silent = covered(release, size).await?;
-                    format!("{word}: ready {ready:.2} covered {:.2} silent {silent} cpu {:.2}", machine::age(pid)?, machine::processor_seconds(pid)?)
-                }
-                "mem" => { let pid = release.controller()?.process().id(); format!("pid {pid} resident {:.1} peak {:.1} bench {:.0}", machine::resident(pid)?, machine::peak(pid)?, machine::resident(std::process::id())?) }
-                "changes" => {
-                    let mut told = Told::new(client, &release.controller()?.web, nodes);
-                    let (api, metrics) = told.changes(100).await?;
-                    format!("api p50 {:.3} p99 {:.3}; metrics p50 {:.3} p99 {:.3}", median(&api), percentile(&api, 99), median(&metrics), percentile(&metrics, 99))
-                }
-                "status" => {
-                    let mut told = Told::new(client, &release.controller()?.web, nodes);
-                    format!("status {:?}", told.status(3).await?)
-                }
-                "idle" => {
-                    let pid = release.controller()?.process().id();
-                    let (before, used) = (told::writes(files)?, machine::processor_seconds(pid)?);
-                    tokio::time::sleep(Duration::from_secs(30)).await;
-                    let used = machine::processor_seconds(pid)? - used;
-                    format!("idle {:.1} % writes {:?}", used / 0.3, told::difference(&before, &told::writes(files)?))
-                }
-                "overlap" | "first" => {
-                    number += 1;
-                    let to = format!("0.2.{number}");
-                    let turn = turn::ours(release, agents, size.nodes, (&from, &to), if word == "first" { "DeleteFirst" } else { "Overlap" }).await?;
-                    from = to;
-                    format!("{word}: moved {:.1} settled {:.1} gaps {}", turn.moved.as_secs_f64(), turn.settled.as_secs_f64(), agents.gaps().len())
-                }
-                "native" => format!("native {:.1}", turn::native(release, client, size.nodes).await?.as_secs_f64()),
-                other => format!("? {other}"),
-            }) }.await;
-            match done {
-                Ok(text) => eprintln!("   => {text} (load {})", machine::load()),
-                Err(error) if word == "quit" => return Err(error),
-                Err(error) => eprintln!("   => FAILED {error:#}"),
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+#[path = "../audit/mod.rs"]
+#[allow(dead_code, reason = "nobody asks here which of several controllers it was")]
+mod audit;
+mod clock;
 mod crash;
 mod monitors;
 mod nodes;

@@ -13,6 +13,7 @@ async fn refusals_are_quoted_and_are_no_more_once_they_are_lifted() {
     room.is_covered_by("0.1.1", 2).await;
     pod_security(&mut room).await;
     quota(&mut room).await;
+    quota_in_mid_rollout(&mut room).await;
     somebody_else_writes(&room).await;
     the_namespace_goes(&room).await;
 }
@@ -60,6 +61,56 @@ async fn quota(room: &mut Room) {
     assert!(said.contains("\"reason\":\"NodeWithoutAgent\""), "{said}");
     room.release.kubectl(&["delete", "quota", "tight", NAMESPACE]).await.unwrap();
     room.is_covered_by("0.1.1", 4).await;
+}
+
+/// A quota that lets no further pod in once the first node is handed over.
+async fn quota_in_mid_rollout(room: &mut Room) {
+    held_by_quota(room, "0.1.4").await;
+    room.release.kubectl(&["delete", "quota", "tight", NAMESPACE]).await.unwrap();
+    room.is_covered_by("0.1.4", 4).await;
+
+    // It stays past the deadline: the version is given up, and the way back waits for the quota as well.
+    held_by_quota(room, "0.1.5").await;
+    let hasty = WAVES.replace("deadline: 60s", "deadline: 5s");
+    room.release.apply(&monitor("prod", "0.1.5", &hasty)).await.unwrap();
+    let why = room.says("prod", "Stalled", "True", "RolledBack").await;
+    assert!(why.starts_with("0.1.5 failed: ") && why.contains("exceeded quota"), "{why}");
+    let speaking = room.agents.speaking("0.1.4") + room.agents.speaking("0.1.5");
+    assert_eq!((room.agents.gaps(), speaking), (Vec::new(), 4), "each node has an agent, of either version");
+    room.release.kubectl(&["delete", "quota", "tight", NAMESPACE]).await.unwrap();
+    room.is_covered_by("0.1.4", 4).await;
+    room.release.apply(&monitor("prod", "0.1.5", WAVES)).await.unwrap();
+    let (code, said) = room.release.controller().unwrap().tasuki(&["rollout", "retry", "self"]).unwrap();
+    assert_eq!(code, 0, "{said}");
+    room.is_covered_by("0.1.5", 4).await;
+    assert_eq!(room.agents.gaps(), [""; 0], "no node was without an agent");
+}
+
+/// Begins to roll to a version, and lets a quota stop it when one node of four has moved.
+async fn held_by_quota(room: &mut Room, version: &str) {
+    // The new agents say nothing yet, so that the hand-over of the first node stands still.
+    room.agents.mute(version);
+    let patient = WAVES.replace("deadline: 60s", "deadline: 5m");
+    room.release.apply(&monitor("prod", version, &patient)).await.unwrap();
+    let placed = until("the first node has both agents", LIMIT, || async {
+        Ok((room.pods("tasuki-agents").await.len() == 5).then_some(()))
+    });
+    room.or_log(placed.await).await;
+    room.release.kubectl(&["create", "quota", "tight", "--hard=pods=4", NAMESPACE]).await.unwrap();
+    room.agents.unmute(version);
+    let waits = until("one node has the new agent alone, and the next one waits for it", LIMIT, || async {
+        let labels = room.labels().await?.into_values();
+        let mut labels: Vec<_> = labels.collect();
+        labels.sort();
+        Ok((labels == ["both", "only"] && room.agents.speaking(version) == 1).then_some(()))
+    });
+    room.or_log(waits.await).await;
+    let refused = until("the cluster refuses the next pod", LIMIT, || async {
+        let events = room.release.kubectl(&["get", "events", NAMESPACE, "-o=jsonpath={.items[*].message}"]).await?;
+        Ok(events.contains("exceeded quota").then_some(()))
+    });
+    room.or_log(refused.await).await;
+    assert_eq!(room.agents.gaps(), [""; 0]);
 }
 
 /// Somebody takes fields of the DaemonSet: it is told, and no rollout is held up by it.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tasuki_e2e::coverage::{rows, settled};
 use tasuki_e2e::process::until;
-use tasuki_e2e_kubernetes::release::digest_of;
-use tasuki_e2e_kubernetes::{Agents, Kwok, Release, kubectl};
+use tasuki_e2e_kubernetes::release::{Clock, digest_of};
+use tasuki_e2e_kubernetes::{Agents, Kwok, Options, Release, kubectl};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// Long enough for a loaded machine with two cores.
@@ -26,8 +26,14 @@ pub struct Room {
 impl Room {
     /// With this many nodes, each with a pod of the shop's, and no monitor.
     pub async fn start(nodes: usize) -> Self {
+        Box::pin(Self::with(Options::default(), Clock::default(), nodes)).await
+    }
+
+    /// The same on a plane with options, and with a controller that has a clock of its own.
+    pub async fn with(options: Options, clock: Clock, nodes: usize) -> Self {
         let turn = TURN.lock().await;
-        let mut release = Release::start(&["enforce=true", "defaultMonitor=false"]).await.unwrap();
+        let mut release = Release::with(options, &["enforce=true", "defaultMonitor=false"]).await.unwrap();
+        release.clock = clock;
         let mut kwok = Kwok::start(&release.plane).await.unwrap();
         kwok.nodes("node", nodes, &BTreeMap::new()).await.unwrap();
         release.apply(SHOP).await.unwrap();
@@ -50,6 +56,12 @@ impl Room {
             Ok(Some(()))
         });
         self.or_log(covered.await).await;
+    }
+
+    /// Uids of the pods in a namespace.
+    pub async fn pods(&self, namespace: &str) -> BTreeSet<String> {
+        let pods = self.list("pods", &[&format!("--namespace={namespace}")]).await.unwrap();
+        pods.iter().map(|pod| text(&pod["metadata"]["uid"])).collect()
     }
 
     /// Agent version and verdict of each of the shop's pods.

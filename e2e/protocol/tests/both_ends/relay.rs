@@ -64,6 +64,24 @@ async fn the_gateway_is_away_and_nothing_is_lost_or_doubled() {
 }
 
 #[tokio::test]
+async fn an_agent_with_nothing_to_say_is_heard_as_soon_as_its_gateway_is_back() {
+    // Its next heartbeat would be in five minutes.
+    let mut world = World::with(|config| config.sidecar_heartbeat_seconds = 300).await;
+    world.add("one", known("one"));
+    let agent = world.agent(world.agent_config("one", AgentKind::Sidecar, None), &[]);
+    world.report(|_| true).await;
+    world.down().await;
+    until("the agent noticed", async || agent.handle.status().failures >= 3).await;
+    world.up().await;
+    world.report(|_| true).await;
+    // The same where it has nobody to miss: the gateway is back before it asks.
+    world.down().await;
+    world.up().await;
+    world.report(|_| true).await;
+    agent.handle.stop().await;
+}
+
+#[tokio::test]
 async fn a_node_agent_speaks_for_its_node_and_no_other() {
     let mut world = World::new().await;
     let on = |id: &str, node: &'static str| with_task(known(id), |task| task.node = Some(node.into()));
