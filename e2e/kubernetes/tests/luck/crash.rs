@@ -32,6 +32,7 @@ async fn killed_after_each_action_of_a_rollout_it_converges_and_doubles_nothing(
         // The next action, as soon as it shows.
         let next = tokio::time::timeout(LIMIT, async {
             loop {
+                room.release.keep_running().unwrap();
                 let now = state(&client).await;
                 if now != before {
                     return now;
