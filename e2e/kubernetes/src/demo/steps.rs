@@ -127,7 +127,9 @@ async fn attacks(world: &World, address: Ipv4Addr, benign: Duration) -> Result<(
         "DefenseEvasion:Runtime/FilelessExecution",
     ];
     let found = until("every attack is found", Duration::from_secs(60), || async {
-        let found = findings(world).await?;
+        let mut found = findings(world).await?;
+        // Both nodes have the one kernel of this machine: the other node's agent finds it too, and cannot name the pod.
+        found.retain(|finding| finding["resource"]["namespace"] == "shop");
         let kinds: BTreeSet<&str> = found.iter().filter_map(|finding| finding["type"].as_str()).collect();
         Ok(wanted.iter().all(|kind| kinds.contains(kind)).then_some(found))
     });
