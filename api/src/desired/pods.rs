@@ -30,7 +30,7 @@ spec! {
         /// Secrets in the agent's namespace with which its image is pulled.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub image_pull_secrets: Vec<String>,
-        /// How pods without a node of ours (EKS Fargate, virtual nodes) get their sidecar.
+        /// How pods without a node of ours get their sidecar; `Live` is for EKS Fargate, where the chart has `sidecars.live`.
         #[serde(default)]
         pub delivery: Delivery,
     }

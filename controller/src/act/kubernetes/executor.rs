@@ -1,5 +1,6 @@
 //! Takes actions on a Kubernetes cluster and runs them.
 
+use super::calls::{as_ourselves, last, refused};
 use super::daemon_set::{Home, Role, daemon_set, heeds, name, with_heed};
 use super::sidecars;
 use crate::act::executor::{outcome, write_down};
@@ -264,7 +265,7 @@ impl KubernetesExecutor {
 }
 
 /// The reference by which what is made in the agents' namespace goes when the chart goes.
-pub(super) async fn anchor(scope: &Kubernetes) -> Result<OwnerReference, Stop> {
+async fn anchor(scope: &Kubernetes) -> Result<OwnerReference, Stop> {
     let namespace = &scope.agent_namespace;
     let found = scope.anchor(namespace).await.map_err(|error| match code(&error) {
         // Every mode may read it: with the namespace its rights went.
@@ -291,35 +292,7 @@ fn terms_of(set: &DaemonSet) -> &[NodeSelectorTerm] {
     affinity().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// A patch that is no apply names its writer all the same.
-pub(super) fn as_ourselves() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
-}
-
 /// A DaemonSet that the controller made.
 fn is_ours(set: &DaemonSet) -> bool {
     set.annotations().contains_key(labels::SPEC)
-}
-
-/// The last part of a name.
-pub(super) fn last(arn: &str) -> &str {
-    arn.rsplit('/').next().unwrap_or(arn)
-}
-
-/// What a refusal means for the action.
-pub(super) fn refused(call: &str, error: &kube::Error) -> Stop {
-    let detail = words(error);
-    match code(error) {
-        // No right is missing: nothing can be made in a namespace that is on its way out.
-        Some(403) if detail.contains("is being terminated") => {
-            Stop::Blocked(Reason::NodeWithoutAgent, format!("{call}: {detail}"))
-        }
-        Some(401 | 403) => {
-            let why = format!("{call}: {detail}; the chart grants it with `enforce: true`");
-            Stop::Blocked(Reason::PermissionDenied, why)
-        }
-        Some(404 | 409) => Stop::Changed(format!("{call}: {detail}")),
-        Some(429) => Stop::Blocked(Reason::BudgetExhausted, format!("{call}: {detail}")),
-        _ => Stop::Answer(format!("{call}: {detail}")),
-    }
 }

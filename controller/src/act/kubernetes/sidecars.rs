@@ -3,7 +3,7 @@
 //! The policy that adds them is the chart's. The controller writes one ConfigMap of its own, which the policy reads,
 //! and makes Jobs that run `tasuki-agent --version` once, which another policy holds to that form.
 
-use super::executor::{as_ourselves, last, refused};
+use super::calls::{as_ourselves, last, refused};
 use crate::act::outcome::Stop;
 use crate::scope::kubernetes::{FIELD_MANAGER, Kubernetes, code, is_absent, is_conflict, labels, words};
 use crate::scope::sidecars::{
