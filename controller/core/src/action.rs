@@ -284,6 +284,10 @@ fn fingerprint(value: &impl Serialize) -> Str {
 }
 
 impl AgentSpec {
+    /// CPU that its container asks for in a pod, in Kubernetes' notation.
+    pub fn pod_cpu(&self) -> &str {
+        self.pods.as_ref().map_or("50m", |pods| &pods.cpu)
+    }
     /// Names this spec; equal specs have equal names.
     pub fn fingerprint(&self) -> Str {
         fingerprint(self)

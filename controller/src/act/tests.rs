@@ -2,27 +2,11 @@
 
 use super::{Executor, OwnedKind, Verdict};
 use crate::store::Store;
-use crate::testing::{Ecs, Wire, arn, scope_id, scopes, service};
+use crate::testing::{Ecs, Wire, agent, arn, scope_id, scopes, service};
 use serde_json::{Value, json};
 use tasuki_api::coverage::Reason;
-use tasuki_core::action::{
-    Action, ActionKind, AgentSpec, DAEMON_SERVICE, FAMILY_SUFFIX, GatewaySpec, HOLD, OWNER_TAG, SIDECAR, SidecarSpec,
-};
+use tasuki_core::action::{Action, ActionKind, DAEMON_SERVICE, FAMILY_SUFFIX, HOLD, OWNER_TAG, SIDECAR, SidecarSpec};
 use tasuki_core::fleet::{Change, LaunchType};
-
-fn agent(version: &str) -> AgentSpec {
-    AgentSpec {
-        version: version.into(),
-        image: format!("registry/tasuki-agent@sha256:{version}").into(),
-        sensor: "auto".into(),
-        memory_mib: 64,
-        cpu: "10%".into(),
-        task_role: None,
-        execution_role: None,
-        gateway: GatewaySpec::default(),
-        pods: None,
-    }
-}
 
 fn sidecar(version: &str) -> SidecarSpec {
     SidecarSpec { agent: agent(version), share_processes: true, fail_closed: false, grow: false }

@@ -50,6 +50,7 @@ fn of_action(fleet: &Fleet, action: &Action) -> Option<PlanItem> {
         memory_mib,
         diff: None,
     };
+    let namespace = |arn: &Str| format!("namespace {}", arn.rsplit('/').next().unwrap_or(arn));
     use PlanChange::{Create, Replace};
     Some(match &action.kind {
         ActionKind::DescribeDefinition { .. }
@@ -57,17 +58,15 @@ fn of_action(fleet: &Fleet, action: &Action) -> Option<PlanItem> {
         | ActionKind::PromoteDaemon { .. }
         | ActionKind::SettleDaemon { .. } => return None,
         ActionKind::ProbeImage { service, agent } | ActionKind::OfferSidecar { service, agent } => {
-            let namespace = service.rsplit('/').next().unwrap_or(service);
             let what = format!(
                 "sidecar with agent {} ({} MiB) in pods that are made from then on and run where no node agent can be",
                 agent.version, agent.memory_mib
             );
             // A Job that tries the image, and a patch of the ConfigMap.
-            item(Create, format!("namespace {namespace}"), what, 0, 2, 0)
+            item(Create, namespace(service), what, 0, 2, 0)
         }
         ActionKind::WithdrawSidecar { service } => {
-            let namespace = service.rsplit('/').next().unwrap_or(service);
-            item(Replace, format!("namespace {namespace}"), "no sidecar in new pods".to_owned(), 0, 1, 0)
+            item(Replace, namespace(service), "no sidecar in new pods".to_owned(), 0, 1, 0)
         }
         ActionKind::CreateDaemon { service, agent, .. } => {
             let memory = nodes() * u64::from(agent.memory_mib);

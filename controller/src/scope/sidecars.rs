@@ -4,6 +4,8 @@
 //! A key for each namespace, whose value is an [`Offer`]; keys with a dot, which no namespace has, are for all.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use tasuki_core::action::{AgentSpec, PROBE as JOB};
 use tasuki_core::fleet::Str;
@@ -50,14 +52,13 @@ impl Offer {
     /// # Errors
     /// The word that cannot be one.
     pub fn new(agent: &AgentSpec, at: Timestamp) -> Result<Self, String> {
-        let request = agent.pods.as_ref().map_or("50m", |pods| pods.cpu.as_str());
         let offer = Self {
             version: agent.version.clone(),
             image: agent.image.clone(),
             sensor: agent.sensor.clone(),
             memory_mib: agent.memory_mib,
             cpu: agent.cpu.clone(),
-            request: request.into(),
+            request: agent.pod_cpu().into(),
             spec: agent.fingerprint(),
             at,
         };
@@ -94,6 +95,19 @@ impl fmt::Display for Offer {
     }
 }
 
+/// What each namespace is offered; what cannot be read is told and left out.
+pub fn offers(map: &ConfigMap) -> BTreeMap<String, Offer> {
+    let namespaces = map.data.iter().flatten().filter(|(key, _)| !key.contains('.'));
+    let offers = namespaces.filter_map(|(namespace, text)| {
+        let offer = Offer::parse(text);
+        if offer.is_none() {
+            tracing::warn!(namespace, "ConfigMap {MAP}: what it offers cannot be read");
+        }
+        Some((namespace.clone(), offer?))
+    });
+    offers.collect()
+}
+
 /// Name of the Job that tries an agent.
 pub fn probe(spec: &str) -> String {
     format!("{JOB}{}", spec.get(..10).unwrap_or(spec))
@@ -102,25 +116,15 @@ pub fn probe(spec: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tasuki_core::action::GatewaySpec;
+    use crate::testing::agent;
 
     #[test]
     fn an_offer_is_read_as_it_was_written_and_nothing_else_is() {
-        let agent = AgentSpec {
-            version: "1.4.2".into(),
-            image: "r/agent@sha256:abc".into(),
-            sensor: "auto".into(),
-            memory_mib: 128,
-            cpu: "10%".into(),
-            task_role: None,
-            execution_role: None,
-            gateway: GatewaySpec::default(),
-            pods: None,
-        };
+        let agent = agent("1.4.2");
         let offer = Offer::new(&agent, Timestamp::UNIX_EPOCH).unwrap();
         let text = offer.to_string();
         assert_eq!(Offer::parse(&text), Some(offer));
-        for other in ["", "a b", &format!("{text} more"), &text.replace(" 128 ", " much "), &text.replace("auto", "")] {
+        for other in ["", "a b", &format!("{text} more"), &text.replace(" 64 ", " much "), &text.replace("auto", "")] {
             assert_eq!(Offer::parse(other), None, "{other}");
         }
         for blank in ["", "1 2"] {

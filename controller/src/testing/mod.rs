@@ -20,6 +20,7 @@ use aws_credential_types::Credentials;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tasuki_api::desired::AwsScopeSpec;
+use tasuki_core::action::{AgentSpec, GatewaySpec};
 use tasuki_core::fleet::{ScopeId, Str};
 
 /// The account of all tests.
@@ -30,6 +31,21 @@ pub const REGION: &str = "eu-west-1";
 /// The scope of all tests.
 pub fn scope_id() -> ScopeId {
     ScopeId { account: ACCOUNT.into(), region: REGION.into() }
+}
+
+/// The agent that tests place, whose image is named as its version is.
+pub fn agent(version: &str) -> AgentSpec {
+    AgentSpec {
+        version: version.into(),
+        image: format!("registry/tasuki-agent@sha256:{version}").into(),
+        sensor: "auto".into(),
+        memory_mib: 64,
+        cpu: "10%".into(),
+        task_role: None,
+        execution_role: None,
+        gateway: GatewaySpec::default(),
+        pods: None,
+    }
 }
 
 /// An SDK configuration that speaks over `wire`.

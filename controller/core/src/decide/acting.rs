@@ -236,10 +236,7 @@ fn uninstall_cluster(cluster: &ClusterView<'_>, state: &ClusterState, actions: &
         if !service.daemon && sidecar::is_injected(cluster, &service.definition) {
             let (service, from) = (service.arn.clone(), service.definition.clone());
             actions.push(act(ActionKind::Uninject { service, from }));
-        }
-    }
-    for service in state.services.values().map(|s| &s.value) {
-        if sidecar_namespace(&service.name).is_some() && cluster.offer(service).is_some() {
+        } else if sidecar_namespace(&service.name).is_some() && cluster.offer(service).is_some() {
             actions.push(act(ActionKind::WithdrawSidecar { service: service.arn.clone() }));
         }
     }

@@ -45,8 +45,6 @@ struct Need<'a> {
     wanted: Option<(&'a Monitor, Arc<Wanted>)>,
     /// There are pods that need one.
     pods: bool,
-    /// A workload among them is excluded by git: what is offered is offered to all.
-    excluded: bool,
 }
 
 /// The next step of every namespace that is offered sidecars or has pods that need them, by the arn of its service.
@@ -58,13 +56,13 @@ pub(super) fn steps(cluster: &ClusterView<'_>) -> Vec<(Str, Step)> {
     let offered = services.filter(|service| cluster.offer(service).is_some());
     let offered = offered.filter_map(|service| sidecar_namespace(&service.name));
     let mut namespaces: BTreeMap<&str, Need<'_>> = offered.map(|namespace| (namespace, Need::default())).collect();
-    if !namespaces.is_empty() || cluster.world.desired.monitors.iter().any(is_live) {
+    if !namespaces.is_empty() || cluster.world.desired.monitors.iter().any(Monitor::offers_sidecars) {
         for (group, tasks) in &cluster.state.workloads {
             let Some(namespace) = namespace_of(group) else { continue };
-            if tasks.values().any(|state| needs_sidecar(&state.task)) {
+            if tasks.values().any(|state| state.task.needs_sidecar()) {
                 let need = namespaces.entry(namespace).or_default();
                 need.pods = true;
-                need.add(&WorkloadView::named(cluster, false, group, LaunchType::KubernetesVirtual));
+                need.wanted = need.wanted.take().or_else(|| wanted(cluster, group));
             }
         }
     }
@@ -76,27 +74,12 @@ pub(super) fn steps(cluster: &ClusterView<'_>) -> Vec<(Str, Step)> {
     namespaces.into_iter().map(step).collect()
 }
 
-impl<'a> Need<'a> {
-    fn add(&mut self, workload: &WorkloadView<'a, '_>) {
-        let Some(monitor) = workload.monitor().filter(|monitor| is_live(monitor)) else { return };
-        match workload.selected {
-            Some((_, Selection::Yes)) => {
-                let found = || Some(monitor).zip(workload.wanted.clone());
-                self.wanted = self.wanted.take().or_else(found);
-            }
-            Some((_, Selection::ExcludedByGit(_))) => self.excluded = true,
-            _ => {}
-        }
-    }
-}
-
-fn is_live(monitor: &Monitor) -> bool {
-    monitor.enforces() && monitor.spec.kubernetes.delivery == Delivery::Live
-}
-
-/// Whether it runs where only a sidecar can watch it.
-fn needs_sidecar(task: &Task) -> bool {
-    task.launch == LaunchType::KubernetesVirtual && task.platform_family.as_deref() == Some("fargate")
+/// The monitor that wants sidecars for this workload, and what they run.
+fn wanted<'a>(cluster: &ClusterView<'a>, workload: &'a str) -> Option<(&'a Monitor, Arc<Wanted>)> {
+    let view = WorkloadView::named(cluster, false, workload, LaunchType::KubernetesVirtual);
+    let monitor = view.monitor().filter(|monitor| monitor.offers_sidecars())?;
+    let selected = matches!(view.selected, Some((_, Selection::Yes)));
+    Some(monitor).filter(|_| selected).zip(view.wanted)
 }
 
 fn step(cluster: &ClusterView<'_>, namespace: &str, arn: &Str, need: Need<'_>) -> Step {
@@ -139,7 +122,9 @@ fn step(cluster: &ClusterView<'_>, namespace: &str, arn: &Str, need: Need<'_>) -
     let stop = match monitor {
         _ if frozen(monitor) => return Step::default(),
         Some(monitor) if !monitor.enforces() => Some("the monitor only observes, so new pods are left as they are"),
-        _ if need.excluded => Some("a workload of the namespace is excluded, and what is offered is offered to all"),
+        _ if cluster.excludes_in(namespace) => {
+            Some("a workload of the namespace is excluded, and what is offered is offered to all")
+        }
         _ => None,
     };
     if let Some(why) = stop {
@@ -165,16 +150,18 @@ fn step(cluster: &ClusterView<'_>, namespace: &str, arn: &Str, need: Need<'_>) -
         return Step::default();
     }
     let agent = wanted.agent.clone();
-    let (service_arn, version) = (arn.clone(), &wanted.agent.version);
-    let kind = match service.and_then(|service| probe(service, &wanted.agent_print)) {
-        Some((RolloutState::Completed, _)) => ActionKind::OfferSidecar { service: service_arn, agent },
+    let service_arn = arn.clone();
+    let (kind, why) = match service.and_then(|service| probe(service, &wanted.agent_print)) {
+        Some((RolloutState::Completed, _)) => {
+            let why = format!("agent {} was pulled and run in namespace {namespace}", agent.version);
+            (ActionKind::OfferSidecar { service: service_arn, agent }, why)
+        }
         Some(_) => return Step::default(),
         None if world.fleet.obstruction(arn, world.now).is_some() => return Step::default(),
-        None => ActionKind::ProbeImage { service: service_arn, agent },
-    };
-    let why = match kind {
-        ActionKind::OfferSidecar { .. } => format!("agent {version} was pulled and run in namespace {namespace}"),
-        _ => format!("pods of namespace {namespace} run where no node agent can watch them"),
+        None => {
+            let why = format!("pods of namespace {namespace} run where no node agent can watch them");
+            (ActionKind::ProbeImage { service: service_arn, agent }, why)
+        }
     };
     Step { action: Some(act(kind, &monitor.name, why)), ..Step::default() }
 }
@@ -191,14 +178,6 @@ fn monitor_of<'a>(cluster: &ClusterView<'a>, namespace: &str) -> Option<&'a Moni
 fn probe<'s>(service: &'s Service, print: &str) -> Option<(RolloutState, Option<&'s Str>)> {
     let mut tried = service.deployments.iter().filter(|probe| *probe.definition == *print);
     tried.next().map(|probe| (probe.rollout, probe.rollout_reason.as_ref()))
-}
-
-/// Whether git excludes a workload of a namespace whose pods need sidecars.
-fn excludes(cluster: &ClusterView<'_>, namespace: &str) -> bool {
-    let here = cluster.state.workloads.iter().filter(|(group, _)| namespace_of(group) == Some(namespace));
-    let needy = here.filter(|(_, tasks)| tasks.values().any(|state| needs_sidecar(&state.task)));
-    let mut views = needy.map(|(group, _)| WorkloadView::named(cluster, false, group, LaunchType::KubernetesVirtual));
-    views.any(|view| matches!(view.selected, Some((_, Selection::ExcludedByGit(_)))))
 }
 
 /// Why a pod that needs a sidecar carries none.
@@ -255,7 +234,7 @@ pub(super) fn reason<T: Trace>(
     if let Some(reason) = willing(workload, monitor, trace) {
         return reason;
     }
-    if !monitor.spec.exclusions.is_empty() && excludes(cluster, namespace) {
+    if cluster.excludes_in(namespace) {
         trace.detail(|| {
             format!(
                 "a workload of namespace {namespace} is excluded by git, and what is offered is offered to all of it"

@@ -1,14 +1,14 @@
 //! What judging and acting look at: one cluster, one workload, with everything resolved once.
 
 use crate::action::{AgentSpec, PROBE, SIDECAR, SidecarSpec, is_daemon_service};
-use crate::desired::{Desired, Monitor, Selection};
+use crate::desired::{Desired, Monitor, Selection, namespace_of};
 use crate::fleet::{
     Cluster, ClusterState, Container, Fleet, LaunchType, Node, Obstruction, Service, SidecarMark, Str, Task, TaskState,
 };
 use crate::memory::Memory;
 use jiff::Timestamp;
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The agent that a monitor wants in one scope.
@@ -67,12 +67,14 @@ pub(super) struct ClusterView<'a> {
     daemons: OnceCell<HashMap<&'a str, Vec<&'a TaskState>>>,
     /// By launch type.
     owners: [OnceCell<Option<usize>>; 6],
+    excluded: OnceCell<HashSet<&'a str>>,
 }
 
 impl<'a> ClusterView<'a> {
     pub fn new(world: World<'a>, arn: &'a Str, state: &'a ClusterState) -> Option<Self> {
         let cluster = &state.cluster.as_ref()?.value;
-        Some(Self { world, arn, cluster, state, daemons: OnceCell::new(), owners: Default::default() })
+        let (daemons, owners, excluded) = Default::default();
+        Some(Self { world, arn, cluster, state, daemons, owners, excluded })
     }
 
     /// The monitor that owns the cluster's daemon on nodes of this launch type: asked for once, not
@@ -106,6 +108,22 @@ impl<'a> ClusterView<'a> {
     /// The sidecar that a namespace's service offers to its pods.
     pub fn offer(&self, service: &Service) -> Option<&'a SidecarMark> {
         self.world.fleet.definition(&service.definition)?.sidecar.as_ref()
+    }
+
+    /// Whether git excludes a workload of a namespace whose pods are offered sidecars: what is offered is offered to all
+    /// of it. Looked through once, not for each pod.
+    pub fn excludes_in(&self, namespace: &str) -> bool {
+        let excluded = self.excluded.get_or_init(|| {
+            let workloads = self.state.workloads.iter();
+            let needy = workloads.filter(|(_, tasks)| tasks.values().any(|state| state.task.needs_sidecar()));
+            let views = needy.map(|(group, _)| WorkloadView::named(self, false, group, LaunchType::KubernetesVirtual));
+            let excluded = views.filter(|view| {
+                matches!(view.selected, Some((_, Selection::ExcludedByGit(_))))
+                    && view.monitor().is_some_and(Monitor::offers_sidecars)
+            });
+            excluded.filter_map(|view| namespace_of(view.name)).collect()
+        });
+        excluded.contains(namespace)
     }
 
     pub fn wanted(&self, monitor: usize) -> Option<Arc<Wanted>> {

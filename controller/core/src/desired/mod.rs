@@ -223,6 +223,11 @@ impl Monitor {
         self.spec.mode == Mode::Enforce
     }
 
+    /// Whether the API server is to add sidecars to pods.
+    pub fn offers_sidecars(&self) -> bool {
+        self.enforces() && self.spec.kubernetes.delivery == Delivery::Live
+    }
+
     /// Whether a node with these labels is to carry the agent.
     pub fn takes_node(&self, labels: &BTreeMap<String, String>) -> bool {
         self.spec.kubernetes.nodes.match_expressions.iter().all(|expression| nodes::matches(expression, labels))

@@ -168,6 +168,10 @@ impl Task {
     pub fn service_name(&self) -> Option<&str> {
         self.group.strip_prefix("service:")
     }
+    /// Whether it runs where only a sidecar can watch it, and one can be added: EKS Fargate.
+    pub fn needs_sidecar(&self) -> bool {
+        self.launch == LaunchType::KubernetesVirtual && self.platform_family.as_deref() == Some("fargate")
+    }
     /// The task id: the last part of its ARN.
     pub fn id(&self) -> &str {
         self.arn.rsplit('/').next().unwrap_or(&self.arn)

@@ -121,14 +121,13 @@ fn list<'a>(
 
 /// The sidecar, as an init container that restarts always.
 pub fn sidecar(agent: &AgentSpec, cluster: &str) -> Value {
-    let cpu = agent.pods.as_ref().map_or("50m", |pods| pods.cpu.as_str());
     json!({
         "name": SIDECAR,
         "image": agent.image,
         "restartPolicy": "Always",
         "env": pod_environment(agent, cluster),
         "resources": {
-            "requests": {"cpu": cpu, "memory": format!("{}Mi", agent.memory_mib)},
+            "requests": {"cpu": agent.pod_cpu(), "memory": format!("{}Mi", agent.memory_mib)},
             "limits": {"memory": format!("{}Mi", agent.memory_mib)},
         },
         "securityContext": {

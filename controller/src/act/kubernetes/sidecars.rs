@@ -7,7 +7,7 @@ use super::calls::{as_ourselves, last, refused};
 use crate::act::outcome::Stop;
 use crate::scope::kubernetes::{FIELD_MANAGER, Kubernetes, code, is_absent, is_conflict, labels, words};
 use crate::scope::sidecars::{
-    CLUSTER, GATEWAY, GATEWAY_CA, MAP, Offer, POLICY, POLICY_KEY, PROBE, probe as probe_name,
+    self, CLUSTER, GATEWAY, GATEWAY_CA, MAP, Offer, POLICY, POLICY_KEY, PROBE, probe as probe_name,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -41,10 +41,7 @@ pub(super) async fn probe(
     let jobs: Api<Job> = Api::namespaced(scope.client.clone(), namespace);
     let job: Job = serde_json::from_value(job(&name, namespace, agent, &owner))
         .map_err(|error| Stop::Answer(format!("Job {name}: {error}")))?;
-    match jobs
-        .create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, &job)
-        .await
-    {
+    match jobs.create(&made_by_us(), &job).await {
         Ok(_) => {
             // Until its pod is seen nothing else says so.
             let detail = format!("Job {name} tries the agent's image in namespace {namespace}");
@@ -112,8 +109,7 @@ pub(super) async fn offer(scope: &Kubernetes, namespace: &str, agent: &AgentSpec
         "data": data,
     }))
     .map_err(|error| Stop::Answer(format!("ConfigMap {MAP}: {error}")))?;
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    maps(scope).create(&params, &map).await.map(drop).map_err(|error| denied("create configmaps", &error))
+    maps(scope).create(&made_by_us(), &map).await.map(drop).map_err(|error| denied("create configmaps", &error))
 }
 
 /// Lets new pods of a namespace have none.
@@ -127,11 +123,11 @@ pub(super) async fn withdraw(scope: &Kubernetes, namespace: &str) -> Result<(), 
 /// The namespaces that are offered sidecars, as the API server says now.
 pub(super) async fn offers(scope: &Kubernetes) -> kube::Result<BTreeMap<String, Offer>> {
     let named = ListParams::default().fields(&format!("metadata.name={MAP}"));
-    let found = maps(scope).list(&named).await?.items.into_iter().flat_map(|map| map.data.unwrap_or_default());
-    Ok(found
-        .filter(|(key, _)| !key.contains('.'))
-        .filter_map(|(key, text)| Some((key, Offer::parse(&text)?)))
-        .collect())
+    Ok(maps(scope).list(&named).await?.items.first().map(sidecars::offers).unwrap_or_default())
+}
+
+fn made_by_us() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
 }
 
 fn maps(scope: &Kubernetes) -> Api<ConfigMap> {

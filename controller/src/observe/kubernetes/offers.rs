@@ -31,16 +31,7 @@ pub(super) struct Offers {
 impl Offers {
     /// Takes the ConfigMap, or that it is gone; answers the namespaces that may have changed.
     pub fn take(&mut self, map: Option<&ConfigMap>) -> BTreeSet<String> {
-        let data = map.and_then(|map| map.data.as_ref()).into_iter().flatten();
-        let offers = data.filter(|(key, _)| !key.contains('.'));
-        let offers = offers.filter_map(|(namespace, text)| {
-            let offer = Offer::parse(text);
-            if offer.is_none() {
-                tracing::warn!(namespace, "ConfigMap {}: what it offers cannot be read", sidecars::MAP);
-            }
-            Some((namespace.clone(), offer?))
-        });
-        let before = std::mem::replace(&mut self.offers, offers.collect());
+        let before = std::mem::replace(&mut self.offers, map.map(sidecars::offers).unwrap_or_default());
         before.into_keys().chain(self.offers.keys().cloned()).collect()
     }
 
@@ -133,28 +124,12 @@ impl Offers {
         });
         let quota = quotas.and_then(|quotas| quotas.first());
         let service = Service {
-            arn,
-            cluster: scope.arn(),
-            name: sidecar_service(namespace).into(),
             definition: definition.as_ref().map_or_else(Str::default, |definition| definition.arn.clone()),
-            active: true,
-            controller: Default::default(),
-            strategy: Default::default(),
-            daemon: false,
             launch: LaunchType::KubernetesVirtual,
-            desired: 0,
-            running: 0,
-            minimum_healthy: 0,
-            maximum: 100,
-            has_hooks: false,
-            express: false,
             deployments: trials,
             tags: quota.map(|quota| (QUOTA.to_owned(), quota.clone())).into_iter().collect(),
-            platform_version: None,
-            subnets: Vec::new(),
-            security_groups: Vec::new(),
-            events: Vec::new(),
             created_at: offer.map(|offer| offer.at),
+            ..project::service(scope, arn, &sidecar_service(namespace))
         };
         Some((service, definition))
     }

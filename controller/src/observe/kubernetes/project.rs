@@ -349,6 +349,34 @@ pub fn meddlers(set: &DaemonSet, ours: &str) -> Vec<String> {
     of_spec.filter_map(|entry| entry.manager.clone()).filter(|manager| manager != ours).collect()
 }
 
+/// A service of the cluster without what only ECS has.
+pub fn service(scope: &Kubernetes, arn: Str, name: &str) -> Service {
+    Service {
+        arn,
+        cluster: scope.arn(),
+        name: name.into(),
+        definition: Str::default(),
+        active: true,
+        controller: Default::default(),
+        strategy: Default::default(),
+        daemon: false,
+        launch: LaunchType::Kubernetes,
+        desired: 0,
+        running: 0,
+        minimum_healthy: 0,
+        maximum: 100,
+        has_hooks: false,
+        express: false,
+        deployments: Vec::new(),
+        tags: BTreeMap::new(),
+        platform_version: None,
+        subnets: Vec::new(),
+        security_groups: Vec::new(),
+        events: Vec::new(),
+        created_at: None,
+    }
+}
+
 /// One of the agent's DaemonSets, as the daemon service that it is, and what it runs. `events` are why it could not
 /// make pods, the newest first.
 pub fn daemon(
@@ -372,28 +400,15 @@ pub fn daemon(
     let containers = template.map(|spec| spec.containers.as_slice()).unwrap_or_default();
     let image = containers.first().and_then(|container| container.image.clone()).unwrap_or_default();
     let service = Service {
-        cluster: scope.arn(),
-        name: role.into(),
         definition: arn.clone(),
         active: meta.deletion_timestamp.is_none(),
-        controller: Default::default(),
-        strategy: Default::default(),
         daemon: true,
-        launch: LaunchType::Kubernetes,
         desired: count(|status| status.desired_number_scheduled),
         running: count(|status| status.number_ready),
-        minimum_healthy: 0,
-        maximum: 100,
-        has_hooks: false,
-        express: false,
-        deployments: Vec::new(),
         tags,
-        platform_version: None,
-        subnets: Vec::new(),
-        security_groups: Vec::new(),
         events,
         created_at: at(meta.creation_timestamp.as_ref()),
-        arn: arn.clone(),
+        ..service(scope, arn.clone(), role)
     };
     let definition = Definition {
         arn,

@@ -128,10 +128,13 @@ struct Seen {
     nodes: Listed,
     sets: Listed,
     pods: Listed,
-    /// Namespaces that something is known of as services; their two lists.
+    /// What is known of namespaces: offers, quotas, trials.
     namespaces: Offers,
-    offers: Listed,
-    quotas: Listed,
+    /// Those of them that were told as services.
+    told: HashSet<Str>,
+    /// Their two lists were complete once, or refused.
+    offers_listed: bool,
+    quotas_listed: bool,
     /// The map was not in the list that is under way.
     is_map_missing: bool,
     platforms: HashMap<String, (LaunchType, Str)>,
@@ -162,9 +165,10 @@ impl Seen {
             sets: Listed::default(),
             pods: Listed::default(),
             namespaces: Offers::default(),
+            told: HashSet::new(),
             // Nothing is waited for that never comes.
-            offers: Listed { complete: !live, ..Listed::default() },
-            quotas: Listed { complete: !live, ..Listed::default() },
+            offers_listed: !live,
+            quotas_listed: !live,
             is_map_missing: false,
             platforms: HashMap::new(),
             daemons: BTreeMap::new(),
@@ -339,7 +343,7 @@ impl Seen {
     async fn offer(&mut self, event: Result<Event<ConfigMap>, watcher::Error>) {
         // A right that is missing holds nothing else up.
         let is_list = matches!(event, Err(_) | Ok(Event::InitDone));
-        self.offers.complete |= is_list;
+        self.offers_listed |= is_list;
         let changed = match self.given("configmaps", event).await {
             Some(Event::Init) => {
                 self.is_map_missing = true;
@@ -357,17 +361,12 @@ impl Seen {
             },
             None => BTreeSet::new(),
         };
-        for namespace in changed {
-            self.tell_namespace(&namespace).await;
-        }
-        if is_list {
-            self.swept().await;
-        }
+        self.tell_namespaces(changed, is_list).await;
     }
 
     async fn quota(&mut self, event: Result<Event<ResourceQuota>, watcher::Error>) {
         let is_list = matches!(event, Err(_) | Ok(Event::InitDone));
-        self.quotas.complete |= is_list;
+        self.quotas_listed |= is_list;
         let changed: BTreeSet<String> = match self.given("resourcequotas", event).await {
             Some(Event::Init) => {
                 self.namespaces.list_quotas();
@@ -382,6 +381,10 @@ impl Seen {
             Some(Event::InitDone) => self.namespaces.all_quotas_listed(),
             None => BTreeSet::new(),
         };
+        self.tell_namespaces(changed, is_list).await;
+    }
+
+    async fn tell_namespaces(&mut self, changed: BTreeSet<String>, is_list: bool) {
         for namespace in changed {
             self.tell_namespace(&namespace).await;
         }
@@ -403,7 +406,7 @@ impl Seen {
     async fn tell_namespace(&mut self, namespace: &str) {
         match self.namespaces.service(&self.scope, namespace) {
             Some((service, definition)) => {
-                self.offers.names.insert(service.arn.clone());
+                self.told.insert(service.arn.clone());
                 if let Some(definition) = definition {
                     self.send(Change::Definition(Box::new(definition))).await;
                 }
@@ -411,7 +414,7 @@ impl Seen {
             }
             None => {
                 let arn: Str = tasuki_api::kubernetes::sidecar(&self.scope.cluster, namespace).into();
-                if self.offers.names.remove(&arn) {
+                if self.told.remove(&arn) {
                     self.send(Change::ServiceGone(arn)).await;
                 }
             }
@@ -438,10 +441,8 @@ impl Seen {
                 self.pods.done();
                 let names = &self.pods.names;
                 self.own.retain(|arn, _| names.contains(arn));
-                for namespace in self.namespaces.all_trials_listed() {
-                    self.tell_namespace(&namespace).await;
-                }
-                self.swept().await;
+                let changed = self.namespaces.all_trials_listed();
+                self.tell_namespaces(changed, true).await;
             }
             None => {}
         }
@@ -474,13 +475,13 @@ impl Seen {
     /// Everything was listed: what no list has is gone.
     async fn swept(&mut self) {
         let all = [&self.nodes, &self.sets, &self.pods];
-        if !all.iter().all(|listed| listed.complete) || !self.offers.complete || !self.quotas.complete {
+        if !all.iter().all(|listed| listed.complete) || !self.offers_listed || !self.quotas_listed {
             return;
         }
         // What changed since a list began is among the names as well.
         let Some(read_at) = all.iter().filter_map(|listed| listed.began).max() else { return };
         let [nodes, mut services, tasks] = all.map(|listed| listed.names.iter().cloned().collect::<Vec<_>>());
-        services.extend(self.offers.names.iter().cloned());
+        services.extend(self.told.iter().cloned());
         let (scope, cluster) = (self.scope.scope(), self.scope.arn());
         self.send(Change::Swept { cluster: cluster.clone(), read_at, tasks, services, nodes }).await;
         self.send(Change::ScopeSwept { scope, read_at, clusters: vec![cluster] }).await;
