@@ -180,6 +180,16 @@ pub struct Refusal {
     pub enroll: bool,
 }
 
+/// The oldest kernel that node agents are made for: the first long-term release with BPF ring buffers (5.8) and
+/// tracepoints typed by BTF (5.5).
+pub const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+/// Major and minor number of a kernel's release, such as `6.1.0-13-amd64`; zero where there is none.
+pub fn kernel_version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// Body of `POST /v1/heartbeat`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

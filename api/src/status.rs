@@ -145,7 +145,7 @@ pub struct RolloutProgress {
     /// Since when the present step runs.
     #[schemars(with = "String", length(max = 40), extend("format" = "date-time"))]
     pub since: Timestamp,
-    /// Why it goes back.
+    /// Why it goes back, or what a hand-over waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }

@@ -91,11 +91,10 @@ pub struct Lease {
 
 impl Lease {
     /// Waits until the lease is held by `identity`, which no other process may have (the pod's name
-    /// and uid). Failures are logged and tried again.
-    pub async fn acquire(cluster: &Kubernetes, name: &str, identity: &str) -> Held {
+    /// and uid). Failures are logged and tried again; what it waits for is also put into `waits`.
+    pub async fn acquire(cluster: &Kubernetes, name: &str, identity: &str, waits: &watch::Sender<String>) -> Held {
         let api = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let mut lease = Self { api, name: name.to_owned(), id: identity.to_owned(), owner: None, seen: None };
-        let mut said = String::new();
         loop {
             // Whose the lease is does not decide who leads.
             lease.owner = cluster.anchor(&cluster.namespace).await.unwrap_or_default();
@@ -108,9 +107,9 @@ impl Lease {
                 Ok(Some(holder)) => format!("waiting for the lease, which {holder} holds"),
                 Err(error) => format!("the lease cannot be had, trying again: {error}"),
             };
-            if words != said {
+            if *waits.borrow() != words {
                 tracing::info!(lease = lease.name, "{words}");
-                said = words;
+                waits.send_replace(words);
             }
             tokio::time::sleep(RENEW).await;
         }

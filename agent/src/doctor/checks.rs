@@ -8,6 +8,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::Pid;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use tasuki_api::agent::{OLDEST_KERNEL, kernel_version};
 
 pub(super) fn all() -> Vec<Check> {
     vec![
@@ -48,11 +49,9 @@ fn read(path: &str) -> Option<String> {
 
 fn kernel() -> Check {
     let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     check(
         "kernel",
-        verdict(version >= (5, 10)),
+        verdict(kernel_version(&release) >= OLDEST_KERNEL),
         release,
         "the ebpf sensor needs Linux 5.10 or later",
         "use an AMI with a later kernel, such as Amazon Linux 2023",

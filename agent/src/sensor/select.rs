@@ -9,6 +9,7 @@ use super::network::NetworkSensor;
 use super::ptrace::{PtraceConfig, PtraceSensor, WatchdogCommand};
 use super::recent::RecentProcesses;
 use super::{Output, Sensor, SensorError, replay::Replay, snapshot};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -69,6 +70,10 @@ pub fn start(choice: Choice, options: &SensorOptions, output: Output) -> Result<
             // The order is by depth: Full, Process, Network.
             let mut notes = Vec::new();
             for next in [Choice::Ebpf, Choice::Ptrace, Choice::Network] {
+                if next == Choice::Ptrace && is_host_pid_namespace() {
+                    notes.push("ptrace: on a node it would stop every process; `sensor: Ptrace` has it so".to_owned());
+                    continue;
+                }
                 match start(next, options, output.clone()) {
                     Ok(started) => {
                         notes.extend(started.notes);
@@ -84,6 +89,13 @@ pub fn start(choice: Choice, options: &SensorOptions, output: Output) -> Result<
         Choice::Ptrace => ptrace(options, output),
         Choice::Network => network(options, output),
     }
+}
+
+/// Whether every process of the machine is in sight; assumed where the kernel does not say.
+fn is_host_pid_namespace() -> bool {
+    /// `PROC_PID_INIT_INO` in the kernel's include/linux/proc_ns.h.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    std::fs::metadata("/proc/self/ns/pid").map_or(true, |namespace| namespace.ino() == INITIAL)
 }
 
 /// eBPF with fanotify beside it: both give what the other cannot.

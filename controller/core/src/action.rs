@@ -128,6 +128,14 @@ pub enum ActionKind {
         /// The daemon.
         service: Str,
     },
+    /// Kubernetes: end the old agent on a node that was handed over. The controller of DaemonSets would do so itself,
+    /// with one of the twenty requests a second that it allows itself for all nodes.
+    DeleteAgent {
+        /// The node.
+        node: Str,
+        /// The agent's pod.
+        task: Str,
+    },
     /// Kubernetes: try in a namespace whether its pods get the agent's image, may run it, and can.
     ProbeImage {
         /// The namespace's service.
@@ -318,7 +326,9 @@ impl Action {
             | ActionKind::Inject { service, .. }
             | ActionKind::Uninject { service, .. }
             | ActionKind::RollBack { service, .. } => service,
-            ActionKind::PutAttribute { node, .. } | ActionKind::DeleteAttribute { node, .. } => node,
+            ActionKind::PutAttribute { node, .. }
+            | ActionKind::DeleteAttribute { node, .. }
+            | ActionKind::DeleteAgent { node, .. } => node,
         }
     }
 

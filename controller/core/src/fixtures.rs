@@ -154,6 +154,7 @@ pub fn node(id: &str) -> Node {
         instance_id: None,
         active: true,
         connected: true,
+        away_since: None,
         attributes: BTreeMap::from([("ecs.os-type".to_owned(), "linux".to_owned())]),
         taints: Vec::new(),
         free_memory: 1024,

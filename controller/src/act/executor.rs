@@ -78,6 +78,7 @@ async fn step(run: &Run<'_>) -> Result<(), Stop> {
         ActionKind::Deregister { definition } => definition::deregister(run, definition).await,
         ActionKind::PromoteDaemon { .. }
         | ActionKind::SettleDaemon { .. }
+        | ActionKind::DeleteAgent { .. }
         | ActionKind::ProbeImage { .. }
         | ActionKind::OfferSidecar { .. }
         | ActionKind::WithdrawSidecar { .. } => Err(Stop::Changed("ECS has none of these".to_owned())),
@@ -152,6 +153,7 @@ pub(super) fn name(kind: &ActionKind) -> &'static str {
         ActionKind::Deregister { .. } => "Deregister",
         ActionKind::PromoteDaemon { .. } => "PromoteDaemon",
         ActionKind::SettleDaemon { .. } => "SettleDaemon",
+        ActionKind::DeleteAgent { .. } => "DeleteAgent",
         ActionKind::ProbeImage { .. } => "ProbeImage",
         ActionKind::OfferSidecar { .. } => "OfferSidecar",
         ActionKind::WithdrawSidecar { .. } => "WithdrawSidecar",

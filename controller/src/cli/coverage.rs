@@ -86,6 +86,10 @@ pub fn screen(view: &View, wide: bool, terminal: Terminal, now: Timestamp) -> St
         out += &clusters(view, wide, terminal);
     }
     for cluster in &view.clusters {
+        if let Some((rollout, why)) = cluster.rollout.as_ref().and_then(|of| Some((of, of.why.as_ref()?))) {
+            let (version, what) = (escape(&rollout.version), rollout.standing());
+            out += &format!("{}: the rollout of {version} {what}: {}\n", name(view, cluster), escape(why));
+        }
         let Some(failed) = &cluster.failed else { continue };
         out += &format!(
             "{}: {} failed {} and is not tried again: {}\n  → name another version, or `tasuki rollout retry {}`\n",

@@ -30,8 +30,9 @@ fn pod() -> String {
 pub(super) async fn lead(args: &RunArgs, cluster: &Kubernetes) -> Held {
     let identity = format!("{}_{}", pod(), ulid::Ulid::new());
     // A controller that waits is alive, and not ready.
-    let waiting = tokio::spawn(crate::web::wait(args.listen));
-    let held = Lease::acquire(cluster, LEASE, &identity).await;
+    let (waits, words) = watch::channel("asking for the lease".to_owned());
+    let waiting = tokio::spawn(crate::web::wait(args.listen, words));
+    let held = Lease::acquire(cluster, LEASE, &identity, &waits).await;
     waiting.abort();
     // Its end gives the address back; that it was aborted is no news.
     let _ = waiting.await;

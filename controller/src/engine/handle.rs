@@ -161,8 +161,15 @@ pub struct RolloutView {
     pub of: u64,
     /// Since when.
     pub since: Timestamp,
-    /// Why it goes back.
+    /// Why it goes back, or what it waits for.
     pub why: Option<String>,
+}
+
+impl RolloutView {
+    /// What a rollout does for the reason in `why`.
+    pub fn standing(&self) -> &'static str {
+        if self.phase == Phase::RollingBack { "goes back" } else { "waits" }
+    }
 }
 
 /// One scope and how fresh what is known of it is.

@@ -56,7 +56,8 @@ fn of_action(fleet: &Fleet, action: &Action) -> Option<PlanItem> {
         ActionKind::DescribeDefinition { .. }
         | ActionKind::Deregister { .. }
         | ActionKind::PromoteDaemon { .. }
-        | ActionKind::SettleDaemon { .. } => return None,
+        | ActionKind::SettleDaemon { .. }
+        | ActionKind::DeleteAgent { .. } => return None,
         ActionKind::ProbeImage { service, agent } | ActionKind::OfferSidecar { service, agent } => {
             let what = format!(
                 "sidecar with agent {} ({} MiB) in pods that are made from then on and run where no node agent can be",

@@ -46,7 +46,7 @@ fn a_renewal_keeps_the_time_of_taking_and_a_take_over_is_counted() {
 }
 
 async fn acquire(server: &ApiServer, id: &str) -> Held {
-    Lease::acquire(&server.cluster(), "tasuki", id).await
+    Lease::acquire(&server.cluster(), "tasuki", id, &watch::Sender::default()).await
 }
 
 fn holder(server: &ApiServer) -> String {
@@ -65,6 +65,23 @@ async fn one_leads_and_the_next_follows_when_it_is_given_back() {
     let second = second.await.unwrap();
     assert_eq!(holder(&server), "b");
     drop(second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_says_for_what() {
+    let server = ApiServer::new();
+    let first = acquire(&server, "a").await;
+    let (waits, mut words) = watch::channel(String::new());
+    let other = server.clone();
+    let second = tokio::spawn(async move { Lease::acquire(&other.cluster(), "tasuki", "b", &waits).await });
+    let mut says = async |what: &str| words.wait_for(|words| words.starts_with(what)).await.unwrap().clone();
+    assert_eq!(says("waiting").await, "waiting for the lease, which a holds");
+    server.set_failing(Some(500));
+    says("the lease cannot be had, trying again: ").await;
+    server.set_failing(None);
+    drop(first);
+    let _second = second.await.unwrap();
+    assert_eq!(holder(&server), "b");
 }
 
 #[tokio::test(start_paused = true)]

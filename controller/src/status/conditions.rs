@@ -129,6 +129,6 @@ fn words(rollout: &RolloutView) -> String {
     let RolloutView { version, previous, wave, done, of, .. } = rollout;
     let wave = if wave.is_empty() { String::new() } else { format!("wave {wave}: ") };
     let before = if previous.is_empty() { String::new() } else { format!(", {previous} before") };
-    let why = rollout.why.as_ref().map(|why| format!("; it goes back: {why}")).unwrap_or_default();
+    let why = rollout.why.as_ref().map(|why| format!("; it {}: {why}", rollout.standing())).unwrap_or_default();
     format!("{wave}{done} of {of} have {version}{before}{why}")
 }

@@ -56,7 +56,7 @@ fn rollout(phase: &str) -> Option<RolloutView> {
         done: 21,
         of: 412,
         since: at(-60),
-        why: (phase == "RollingBack").then(|| "3 agents do not report".to_owned()),
+        why: matches!(phase, "RollingBack" | "RollingOut").then(|| "3 agents do not report".to_owned()),
     })
 }
 
@@ -131,6 +131,10 @@ fn a_rollout_is_shown_while_it_goes_on() {
     view.monitors[0].rollout = rollout("RollingBack");
     let status = of(&view, Some(&enforcing()), false);
     let words = "wave canary: 21 of 412 have 1.4.2, 1.4.1 before; it goes back: 3 agents do not report";
+    assert_eq!(message(&status, "RolledOut"), words);
+    view.monitors[0].rollout = rollout("RollingOut");
+    let status = of(&view, Some(&enforcing()), false);
+    let words = "wave canary: 21 of 412 have 1.4.2, 1.4.1 before; it waits: 3 agents do not report";
     assert_eq!(message(&status, "RolledOut"), words);
 }
 

@@ -95,9 +95,13 @@ pub async fn serve(
     axum::serve(listener, router(web)).with_graceful_shutdown(stop).await
 }
 
-/// Answers probes while another controller leads: this one is alive, and not ready. Without the address it only waits.
-pub async fn wait(listen: SocketAddr) -> std::io::Result<()> {
-    let waits = || async { (axum::http::StatusCode::SERVICE_UNAVAILABLE, "another controller holds the lease\n") };
+/// Answers probes while this controller does not lead: it is alive, and not ready, for the reason in `words`. Without the
+/// address it only waits.
+pub async fn wait(listen: SocketAddr, words: watch::Receiver<String>) -> std::io::Result<()> {
+    let waits = move || {
+        let why = format!("{}\n", *words.borrow());
+        async { (axum::http::StatusCode::SERVICE_UNAVAILABLE, why) }
+    };
     let router = Router::new().route("/healthz", get(|| async { "waiting for the lease\n" })).fallback(waits);
     let listener = TcpListener::bind(listen).await?;
     axum::serve(listener, router.layer(axum::middleware::from_fn(guard::headers))).await

@@ -59,6 +59,7 @@ struct Shared {
     gateway: Url,
     tokens: Semaphore,
     muted: watch::Sender<BTreeSet<String>>,
+    old_kernels: Mutex<BTreeSet<String>>,
     state: Mutex<State>,
     directory: TempDir,
 }
@@ -96,6 +97,7 @@ impl Agents {
             gateway: format!("https://{gateway}").parse().with_context(|| format!("{gateway} is no address"))?,
             tokens: Semaphore::new(TOKENS),
             muted: watch::Sender::default(),
+            old_kernels: Mutex::default(),
             state: Mutex::default(),
             directory: tempfile::Builder::new().prefix("agents-").tempdir_in(plane.directory())?,
         });
@@ -106,6 +108,11 @@ impl Agents {
     /// Silences the agents of this version, as if they hung: their pods go on running.
     pub fn mute(&self, version: &str) {
         self.shared.muted.send_if_modified(|muted| muted.insert(version.to_owned()));
+    }
+
+    /// Gives a node a kernel on which an agent sees the network only.
+    pub fn age_kernel(&self, node: &str) {
+        self.shared.old_kernels.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned());
     }
 
     /// Lets them speak again.
@@ -391,14 +398,19 @@ impl HeartbeatSource for Source {
         let name = |pod: &Name| {
             PodName { cluster: &self.cluster, namespace: &pod.namespace, uid: &pod.uid, name: &pod.name }.to_string()
         };
+        let is_old = self.shared.old_kernels.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.node);
+        let (sensor, depth, kernel) = match is_old {
+            true => ("network", Depth::Network, "4.14.355-kwok"),
+            false => ("ebpf", Depth::Full, "6.1.0-kwok"),
+        };
         let tasks = self.shared.state().nodes.get(&self.node).map(|pods| pods.values().map(name).collect());
         Heartbeat {
             time: Timestamp::now(),
             started_at: self.started_at,
             version: self.version.clone(),
-            sensors: vec![SensorState { name: "ebpf".to_owned(), whole: true, detail: None }],
-            depth: Depth::Full,
-            kernel: "6.1.0-kwok".to_owned(),
+            sensors: vec![SensorState { name: sensor.to_owned(), whole: true, detail: None }],
+            depth,
+            kernel: kernel.to_owned(),
             policy: String::new(),
             tasks: tasks.unwrap_or_default(),
             families: Vec::new(),

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 /// How often the tracer beats and looks for newcomers.
 pub const TICK: Duration = Duration::from_millis(20);
 /// The same once nothing has happened for [`CALM`]: each wake-up costs about as much as a stop.
-const IDLE_TICK: Duration = Duration::from_millis(60);
+const IDLE_TICK: Duration = Duration::from_millis(80);
 /// So long without a stop or a newcomer, the tracer idles.
 const CALM: Duration = Duration::from_secs(1);
 /// A newcomer that has not run another program by then is told as it was found. Container runtimes

@@ -288,7 +288,9 @@ impl<'a> Roll<'a, '_, '_> {
         // What has no room for any agent can neither move nor fail; it gets the version that serves in the end.
         let nodes: Vec<&NodeView<'_>> = self.daemons.nodes.iter().filter(|n| n.eligible && !n.is_full()).collect();
         let (moved, placing): (Vec<_>, Vec<_>) = nodes.iter().copied().filter(|n| n.next).partition(|n| n.has_moved());
-        let progress = (moved.len() * 2 + placing.len()) as u64;
+        // One that was away gets its time anew.
+        let here = placing.iter().filter(|n| n.node.connected).count();
+        let progress = (moved.len() * 3 + placing.len() + here) as u64;
         if progress != rollout.progress {
             (rollout.progress, rollout.step_since) = (progress, self.now);
         }
@@ -305,7 +307,7 @@ impl<'a> Roll<'a, '_, '_> {
             } else if !node.hold && self.makes_way(node) {
                 let kind = ActionKind::PutAttribute { node: arn, name: HOLD.into() };
                 self.act(kind, "the node has no room for two agents: the old one goes first");
-            } else if self.is_late(&rollout) {
+            } else if node.node.connected && self.is_late(&rollout) {
                 let why = format!(
                     "node {}: the new agent did not report within {}{}",
                     super::evidence::id_of(&node.node.arn),
@@ -316,6 +318,11 @@ impl<'a> Roll<'a, '_, '_> {
                 self.step.rollout = Some(rollout);
                 return;
             }
+        }
+        for node in nodes.iter().filter(|n| n.next && n.hold && self.daemons.launch == LaunchType::Kubernetes) {
+            let Some(old) = node.serving_agent.stays() else { continue };
+            let (node, task) = (node.node.arn.clone(), old.task.arn.clone());
+            self.act(ActionKind::DeleteAgent { node, task }, "the node was handed over");
         }
         self.waves(serving, &mut rollout, &nodes, &moved, &placing);
         self.step.rollout = Some(rollout);
@@ -350,11 +357,14 @@ impl<'a> Roll<'a, '_, '_> {
                 }
                 return;
             }
-            if !placing.is_empty() {
+            // What cannot be asked is no evidence. Where every node is lost, none was handed over.
+            let here: Vec<_> = moved.iter().copied().filter(|n| n.node.connected).collect();
+            let nobody = here.is_empty() && self.daemons.nodes.iter().any(|n| !n.node.connected);
+            if !placing.is_empty() || nobody {
                 return;
             }
             let since = *rollout.soaking_since.get_or_insert(self.now);
-            if let Some(why) = self.daemons.gate_violation(&self.monitor.spec.rollout.gates, moved, self.now) {
+            if let Some(why) = self.daemons.gate_violation(&self.monitor.spec.rollout.gates, &here, self.now) {
                 self.fail(rollout, format!("wave {}: {why}", wave.name));
                 return;
             }

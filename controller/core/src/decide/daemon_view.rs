@@ -1,13 +1,14 @@
 //! What a daemon's next step is decided on: its two services, and each node with its agents.
 
-use super::evidence::{agent_container, container_failure};
+use super::evidence::{agent_container, container_failure, has_old_kernel};
 use super::trace::Told;
-use super::view::{ClusterView, is_eligible};
+use super::view::{ClusterView, is_eligible, is_lost};
 use crate::action::{Action, ActionKind, DAEMON_SERVICE, DAEMON_SERVICE_NEXT, EXTERNAL_DAEMON_SERVICE};
 use crate::action::{EXTERNAL_DAEMON_SERVICE_NEXT, HOLD, NEXT, OWNER_TAG, PROMOTING};
 use crate::desired::Monitor;
 use crate::fleet::{Agent, LaunchType, Node, Service, Str, TaskState, TaskStatus};
 use jiff::Timestamp;
+use tasuki_api::coverage::Depth;
 use tasuki_api::desired::Gates;
 
 /// How the reason of a container begins whose pod finds no node with room.
@@ -33,7 +34,7 @@ pub(super) struct NodeView<'a> {
     pub node: &'a Node,
     pub hold: bool,
     pub next: bool,
-    /// A daemon can start there.
+    /// A daemon can start there, now or soon.
     pub eligible: bool,
     pub serving_agent: Placed<'a>,
     pub next_agent: Placed<'a>,
@@ -61,6 +62,11 @@ impl NodeView<'_> {
     }
 }
 
+/// It does a node agent's work, or its kernel lets no version do it.
+fn sees_processes(agent: &Agent) -> bool {
+    agent.report.heartbeat.depth >= Depth::Process || has_old_kernel(agent)
+}
+
 impl Placed<'_> {
     /// Since when its pod finds no room beside the old one, which then has to go first; by our clock, not by the API
     /// server's, which may differ.
@@ -69,10 +75,14 @@ impl Placed<'_> {
         let why = agent_container(task)?.reason.as_deref()?;
         why.starts_with(UNSCHEDULABLE).then_some(task.first_seen)
     }
+    /// Its task, where that is to stay as far as anyone has said.
+    pub fn stays(&self) -> Option<&TaskState> {
+        self.task.filter(|t| !t.task.desired_stopped && t.task.status < TaskStatus::Stopping)
+    }
     /// It runs what its service should run, and a whole agent reports from it.
     pub fn is_healthy(&self) -> bool {
         self.fresh
-            && self.agent.is_some_and(Agent::is_whole)
+            && self.agent.is_some_and(|agent| agent.is_whole() && sees_processes(agent))
             && self.task.is_some_and(|t| t.task.status == TaskStatus::Running && !t.task.desired_stopped)
     }
     /// What ECS, Kubernetes or the agent says is wrong, to be put behind a sentence.
@@ -91,6 +101,7 @@ impl Placed<'_> {
                 told.detail.map_or_else(|| format!(": its task is {:?}", task.task.status), |d| format!(": {d}"))
             }
             (Some(_), Some(agent)) if !agent.is_whole() => ": its sensor is not whole".to_owned(),
+            (Some(_), Some(agent)) if !sees_processes(agent) => ": it does not see processes".to_owned(),
             _ => String::new(),
         }
     }
@@ -120,7 +131,8 @@ impl<'a, 'c> Daemons<'a, 'c> {
             .filter(|n| n.launch == launch)
             .map(|node| {
                 let takes = |m: &Monitor| m.takes_node(&node.attributes) && m.untolerated(node).is_none();
-                daemons.view(node, is_eligible(node, launch) && owner.is_none_or(takes))
+                let eligible = is_eligible(node, launch) && !is_lost(node, cluster.world.now);
+                daemons.view(node, eligible && owner.is_none_or(takes))
             })
             .collect();
         daemons
@@ -165,6 +177,18 @@ impl<'a, 'c> Daemons<'a, 'c> {
             why: why.into(),
             kind,
         }
+    }
+
+    /// The first node whose new agent is awaited, and what is wrong with it.
+    pub fn waiting(&self) -> Option<String> {
+        let waits = |n: &&NodeView<'_>| n.eligible && n.next && !n.is_full() && !n.next_agent.is_healthy();
+        let node = self.nodes.iter().find(waits)?;
+        let trouble = match (node.node.connected, self.launch) {
+            (true, _) => node.next_agent.trouble(),
+            (false, LaunchType::Kubernetes) => ": it is not Ready".to_owned(),
+            (false, _) => ": its ECS agent is disconnected".to_owned(),
+        };
+        Some(format!("node {}{trouble}", super::evidence::id_of(&node.node.arn)))
     }
 
     /// The first gate that the moved nodes' agents do not hold. A gate on cost or loss is broken

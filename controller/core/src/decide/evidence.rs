@@ -6,6 +6,7 @@ use crate::action::SIDECAR;
 use crate::desired::Monitor;
 use crate::fleet::{Agent, AgentId, Container, TaskState};
 use jiff::SignedDuration;
+use tasuki_api::agent::{OLDEST_KERNEL, kernel_version};
 use tasuki_api::coverage::{Depth, Placement, Reason};
 use tasuki_api::kubernetes::PodName;
 
@@ -21,6 +22,11 @@ pub(super) fn best_agent<'a>(world: World<'a>, state: &TaskState) -> Option<(Age
     candidates
         .filter(|(_, agent)| agent.speaks_for(&state.task))
         .max_by_key(|(_, agent)| (agent.is_fresh(world.now), agent.is_whole(), agent.report.received_at))
+}
+
+/// Its kernel is older than what a node agent needs.
+pub(super) fn has_old_kernel(agent: &Agent) -> bool {
+    kernel_version(&agent.report.heartbeat.kernel) < OLDEST_KERNEL
 }
 
 /// What is wrong with a fresh agent, the gravest first.
@@ -71,9 +77,10 @@ pub(super) fn weakness<T: Trace>(
     if heartbeat.depth < minimum {
         trace.detail(|| {
             let why = heartbeat.sensors.iter().find_map(|s| s.detail.as_deref()).unwrap_or("the agent gives no cause");
-            format!("sees {:?}, {minimum:?} is demanded: {why}", heartbeat.depth)
+            format!("sees {:?} on kernel {}, {minimum:?} is demanded: {why}", heartbeat.depth, heartbeat.kernel)
         });
-        return Some(Reason::DepthBelowMinimum);
+        let is_old = placement != Placement::Sidecar && has_old_kernel(agent);
+        return Some(if is_old { Reason::KernelUnsupported } else { Reason::DepthBelowMinimum });
     }
     let gate = monitor.spec.rollout.gates.event_loss;
     if agent.loss > gate.as_fraction() {

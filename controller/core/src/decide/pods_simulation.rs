@@ -9,6 +9,7 @@ use crate::fleet::*;
 use crate::memory::Memory;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tasuki_api::coverage::Depth;
 
 pub struct Cluster {
     pub fleet: Fleet,
@@ -16,6 +17,12 @@ pub struct Cluster {
     pub now: i64,
     /// Versions whose agent never reports.
     pub broken: Vec<String>,
+    /// Versions whose agent sees the network only.
+    pub blind: Vec<String>,
+    /// Nodes with a kernel on which every agent does.
+    pub old: BTreeSet<String>,
+    /// Nodes that are not Ready; what runs there runs on.
+    pub away: BTreeSet<String>,
     /// Nodes with room for one agent only.
     pub full: BTreeSet<String>,
     /// Nodes with room for none.
@@ -53,6 +60,9 @@ impl Cluster {
             decider: Decider::new(desired, Memory::default()),
             now: 0,
             broken: vec![],
+            blind: vec![],
+            old: BTreeSet::new(),
+            away: BTreeSet::new(),
             full: BTreeSet::new(),
             packed: BTreeSet::new(),
             refused: None,
@@ -164,6 +174,13 @@ impl Cluster {
                     next.role = DAEMON_SERVICE;
                 }
             }
+            ActionKind::DeleteAgent { node, task } => {
+                assert!(self.nodes[node].attributes.contains_key(HOLD), "the old agent stays until it is to go");
+                let slot = self.pods.iter().find(|(_, pod)| pod.arn == *task).map(|(slot, _)| slot.clone());
+                let Some(mut pod) = slot.and_then(|slot| self.pods.remove(&slot)) else { return };
+                (pod.status, pod.version) = (TaskStatus::Stopped, self.now);
+                self.fleet.apply(of_task(pod), at(self.now));
+            }
             ActionKind::SettleDaemon { service } => self.sets.get_mut(service).unwrap().promoting = false,
             ActionKind::PutAttribute { node, name } => {
                 let Some(node) = self.nodes.get_mut(node) else { return };
@@ -264,7 +281,9 @@ impl Cluster {
             self.fleet.apply(of_service(service), now);
         }
         for node in self.nodes.values() {
-            self.fleet.apply(Change::NodeRead { read_at: now, node: Box::new(node.clone()) }, now);
+            let connected = !self.away.iter().any(|name| node.arn.ends_with(name));
+            let node = Box::new(Node { connected, ..node.clone() });
+            self.fleet.apply(Change::NodeRead { read_at: now, node }, now);
         }
         for pod in self.pods.values() {
             self.fleet.apply(Change::TaskRead { read_at: now, task: Box::new(pod.clone()) }, now);
@@ -274,6 +293,12 @@ impl Cluster {
             let node = pod.node.as_deref().unwrap().rsplit('/').next().unwrap();
             let mut report = node_report(pod.id(), node, &[], now);
             report.heartbeat.version = self.sets[&pod.definition].version.clone();
+            if self.old.contains(node) {
+                report.heartbeat.kernel = "4.14.355-277.amzn2".into();
+            }
+            if self.old.contains(node) || self.blind.contains(&report.heartbeat.version) {
+                report.heartbeat.depth = Depth::Network;
+            }
             self.fleet.apply(of_agent(report), now);
         }
     }
@@ -287,6 +312,11 @@ impl Cluster {
     pub fn uncovered(&self) -> usize {
         let covered = |node: &&Str| self.pods.values().any(|p| p.node.as_ref() == Some(node) && self.reports(p));
         self.nodes.len() - self.nodes.keys().filter(covered).count()
+    }
+
+    /// The rollout, as it is told.
+    pub fn rollout(&self) -> Option<RolloutStatus> {
+        self.decider.rollouts(&self.fleet, at(self.now)).pop()
     }
 
     /// A node in hand-over whose old agent has not gone.

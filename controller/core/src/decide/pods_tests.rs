@@ -152,10 +152,30 @@ fn a_node_that_fills_up_in_its_hand_over_is_let_go() {
 }
 
 #[test]
+fn a_version_that_sees_less_is_taken_back_and_an_old_kernel_is_no_versions_fault() {
+    let mut cluster = about_to_roll(4);
+    cluster.blind.push("1.0.2".into());
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.1"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    let failed = cluster.decider.memory().failed.values().next().unwrap().values().next().unwrap().why.clone();
+    assert!(failed.ends_with("did not report within 5m: it does not see processes"), "{failed}");
+
+    let mut cluster = about_to_roll(4);
+    cluster.old.insert("n001".into());
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+}
+
+#[test]
 fn what_the_cluster_refuses_is_why_a_version_was_given_up() {
     let mut cluster = about_to_roll(2);
     cluster.refused = Some(("1.0.2".into(), "pods \"a\" is forbidden: violates PodSecurity".into()));
-    cluster.run(900);
+    cluster.run(20);
+    assert_eq!(cluster.rollout().unwrap().why, None, "any hand-over takes a while");
+    cluster.run(60);
+    let waits = cluster.rollout().unwrap().why.unwrap();
+    assert!(waits.ends_with(": pods \"a\" is forbidden: violates PodSecurity") && waits.contains("node"), "{waits}");
+    cluster.run(820);
     assert!(is_settled(&cluster, "1.0.1"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
     let failed = cluster.decider.memory().failed.values().next().unwrap().values().next().unwrap().why.clone();
     assert!(failed.ends_with("did not report within 5m: pods \"a\" is forbidden: violates PodSecurity"), "{failed}");
@@ -187,6 +207,38 @@ fn nodes_join_and_vanish_in_the_middle_of_a_wave() {
     cluster.vanish("n005");
     cluster.join("n101");
     cluster.run(1_800);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+}
+
+#[test]
+fn nodes_that_are_away_for_a_while_are_waited_for_and_handed_over_as_any() {
+    for away in [9, 10] {
+        let mut cluster = about_to_roll(10);
+        cluster.run(60);
+        assert!(cluster.labelled() > 0);
+        cluster.away.extend((10 - away..10).map(|i| format!("n{i:03}")));
+        cluster.run(540);
+        assert!(cluster.sets().iter().any(|(_, version, _)| *version == "1.0.1"), "{away}: {:?}", cluster.sets());
+        cluster.away.clear();
+        cluster.run(1_200);
+        assert!(is_settled(&cluster, "1.0.2"), "{away}: {:?} {:?}", cluster.sets(), cluster.decider.memory());
+        assert_eq!(cluster.most_uncovered, 0);
+        let put = |name: &str| cluster.count(|a| matches!(a, ActionKind::PutAttribute { name: n, .. } if **n == *name));
+        assert_eq!((put(NEXT), put(HOLD)), (10, 10), "{away}: each node changes hands once");
+        assert!(cluster.decider.memory().failed.is_empty());
+    }
+}
+
+#[test]
+fn nodes_that_do_not_come_back_hold_nothing_up() {
+    let mut cluster = about_to_roll(10);
+    let wave = json!([{"name": "all", "take": "100%", "soak": "0s", "maxUnavailable": "20%"}]);
+    cluster.decider.set_desired(wanted("1.0.2", |spec| spec["rollout"] = json!({"waves": wave})));
+    cluster.away.extend(["n008", "n009"].map(str::to_owned));
+    cluster.run(590);
+    let rollout = cluster.rollout().unwrap();
+    assert_eq!((rollout.done, rollout.of, rollout.phase), (8, 10, Phase::RollingOut));
+    cluster.run(120);
     assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
 }
 

@@ -326,7 +326,7 @@ pub(super) fn node_reason<T: Trace>(workload: &WorkloadView<'_, '_>, task: &Task
     };
     let daemon = cluster.state.service(daemon_name);
     if let Some(node) = node
-        && !is_eligible(node, task.launch)
+        && (!is_eligible(node, task.launch) || task.launch == LaunchType::Kubernetes && !node.connected)
     {
         trace.detail(|| match task.launch {
             LaunchType::Kubernetes => "the node is not Ready; no pod starts there".to_owned(),

@@ -219,6 +219,7 @@ impl Simulation {
             }
             ActionKind::PromoteDaemon { .. }
             | ActionKind::SettleDaemon { .. }
+            | ActionKind::DeleteAgent { .. }
             | ActionKind::ProbeImage { .. }
             | ActionKind::OfferSidecar { .. }
             | ActionKind::WithdrawSidecar { .. } => panic!("not in ECS: {kind:?}"),

@@ -4,8 +4,11 @@ use super::Decider;
 use super::daemon_view::Daemons;
 use super::view::ClusterView;
 use crate::fleet::{Fleet, LaunchType, Str};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+
+/// A hand-over that has stood for so long is told with what it waits for: an agent that is healthy starts sooner.
+const STILL: SignedDuration = SignedDuration::from_secs(30);
 
 /// Where a rollout is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +54,7 @@ pub struct RolloutStatus {
     pub of: u64,
     /// Since when the present step runs.
     pub since: Timestamp,
-    /// Why it goes back.
+    /// Why it goes back; else what the hand-over of a node waits for, once nothing has moved for [`STILL`].
     pub why: Option<String>,
 }
 
@@ -101,7 +104,10 @@ impl Decider {
                 done: done.count() as u64,
                 of: nodes.count() as u64,
                 since: rollout.soaking_since.unwrap_or(rollout.step_since),
-                why: rollout.rolling_back.clone(),
+                why: rollout.rolling_back.clone().or_else(|| {
+                    let still = now.duration_since(rollout.step_since) >= STILL && phase != Phase::Finishing;
+                    still.then(|| daemons.waiting()).flatten()
+                }),
             });
         }
         all

@@ -334,6 +334,17 @@ fn a_node_without_an_agent_says_why() {
     let mut heard = placed(|_| {});
     heard.push(of_agent(node_report("d", "n1", &["a"], at(990))));
     assert_eq!(of(&enforce(), heard.clone()), COVERED);
+    for (kernel, reason) in [
+        ("4.14.355-277.amzn2.x86_64", Reason::KernelUnsupported),
+        ("5.4.0-1-generic", Reason::KernelUnsupported),
+        ("5.10", Reason::DepthBelowMinimum),
+    ] {
+        let mut report = node_report("d", "n1", &["a"], at(990));
+        (report.heartbeat.depth, report.heartbeat.kernel) = (Depth::Network, kernel.into());
+        heard.pop();
+        heard.push(of_agent(report));
+        assert_eq!(of(&enforce(), heard.clone()), unhealthy(reason), "{kernel}");
+    }
     heard.pop();
     heard.push(of_agent(node_report("d", "n1", &["other"], at(990))));
     assert_eq!(of(&enforce(), heard), unhealthy(Reason::AgentNotReporting), "it does not name this task");

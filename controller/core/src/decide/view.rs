@@ -6,7 +6,7 @@ use crate::fleet::{
     Cluster, ClusterState, Container, Fleet, LaunchType, Node, Obstruction, Service, SidecarMark, Str, Task, TaskState,
 };
 use crate::memory::Memory;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -205,6 +205,15 @@ impl<'a, 'c> WorkloadView<'a, 'c> {
     pub fn is_own(&self, task: &TaskState) -> bool {
         self.own && !task.task.containers.is_empty() && task.task.containers.iter().all(|c| &*c.name == SIDECAR)
     }
+}
+
+/// A node that has been away for so long is not waited for any more. Until then a rollout waits: a partition or a control
+/// plane that comes back has many nodes away for minutes, and what was not handed over would change without a hand-over.
+const AWAY: SignedDuration = SignedDuration::from_mins(10);
+
+/// Whether nobody waits for the node.
+pub(super) fn is_lost(node: &Node, now: Timestamp) -> bool {
+    node.away_since.is_some_and(|since| now.duration_since(since) >= AWAY)
 }
 
 /// Whether a node can carry a daemon of this launch type at all.

@@ -195,9 +195,11 @@ impl Fleet {
                 return Applied::default();
             }
             held.at = now;
-            if held.value == node {
-                return Applied::default();
-            }
+            node.away_since = held.value.away_since;
+        }
+        node.away_since = node.away_since.or(Some(now)).filter(|_| !node.connected);
+        if state.nodes.get(&arn).is_some_and(|held| held.value == node) {
+            return Applied::default();
         }
         state.nodes.insert(arn.clone(), Seen { value: node, at: now });
         self.nodes.insert(arn.clone(), cluster.clone());

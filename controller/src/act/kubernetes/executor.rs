@@ -7,12 +7,12 @@ use crate::act::executor::{outcome, write_down};
 use crate::act::outcome::{Outcome, Stop};
 use crate::act::{Owned, OwnedKind};
 use crate::events::{Events, about};
-use crate::observe::kubernetes::node;
+use crate::observe::kubernetes::{node, pod_task};
 use crate::scope::kubernetes::{ANCHOR, FIELD_MANAGER, Kubernetes, code, is_absent, labels, words};
 use crate::store::{ActionRecord, Store};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, ObjectReference};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tasuki_api::coverage::Reason;
-use tasuki_api::kubernetes::{NEXT_BOTH, NEXT_LABEL, NEXT_ONLY};
-use tasuki_core::action::{Action, ActionKind, AgentSpec, DAEMON_SERVICE_NEXT, HOLD};
-use tasuki_core::fleet::{Change, Str};
+use tasuki_api::kubernetes::{NEXT_BOTH, NEXT_LABEL, NEXT_ONLY, PodName};
+use tasuki_core::action::{Action, ActionKind, AgentSpec, DAEMON_SERVICE, DAEMON_SERVICE_NEXT, HOLD};
+use tasuki_core::fleet::{Change, LaunchType, Str};
 use tokio::sync::Semaphore;
 
 /// Calls at once: what one client may ask of an API server that others share.
@@ -68,7 +68,9 @@ impl KubernetesExecutor {
     /// An Event on the node that it is about, or on the monitor that wanted it.
     fn tell(&self, action: &Action, error: Option<&str>) {
         let about = match &action.kind {
-            ActionKind::PutAttribute { node, .. } | ActionKind::DeleteAttribute { node, .. } => ObjectReference {
+            ActionKind::PutAttribute { node, .. }
+            | ActionKind::DeleteAttribute { node, .. }
+            | ActionKind::DeleteAgent { node, .. } => ObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Node".to_owned()),
                 name: Some(last(node).to_owned()),
@@ -93,6 +95,7 @@ impl KubernetesExecutor {
             ActionKind::DeleteDaemon { service } => self.delete(service).await,
             ActionKind::PromoteDaemon { service, serving } => self.promote(service, serving.as_ref()).await,
             ActionKind::SettleDaemon { service } => self.settle(service).await,
+            ActionKind::DeleteAgent { task, .. } => self.end(task, changes).await,
             ActionKind::ProbeImage { service, agent } => sidecars::probe(&self.scope, service, agent, changes).await,
             ActionKind::OfferSidecar { service, agent } => sidecars::offer(&self.scope, last(service), agent).await,
             ActionKind::WithdrawSidecar { service } => sidecars::withdraw(&self.scope, last(service)).await,
@@ -192,6 +195,33 @@ impl KubernetesExecutor {
             return Ok(());
         }
         self.heed(&held, Some(heeds(Role::Serving)), json!({"annotations": {(labels::PROMOTING): null}})).await
+    }
+
+    /// Deletes an agent's pod, as long as it is the one that was meant. What is refused is done by the controller of
+    /// DaemonSets.
+    async fn end(&self, task: &str, changes: &mut Vec<Change>) -> Result<(), Stop> {
+        let pod = PodName::parse(task).filter(|pod| *pod.namespace == *self.scope.agent_namespace);
+        let Some(pod) = pod else { return Err(Stop::Changed(format!("{task} is no agent's pod"))) };
+        let preconditions = Some(Preconditions { uid: Some(pod.uid.to_owned()), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        let pods: Api<Pod> = Api::namespaced(self.scope.client.clone(), &self.scope.agent_namespace);
+        match pods.delete(pod.name, &params).await {
+            Ok(deleted) => {
+                let Some(leaving) = deleted.left() else { return Ok(()) };
+                let owner = leaving.owner_references().iter().find(|owner| owner.controller == Some(true));
+                let roles = owner.map(|owner| (owner.name.clone(), DAEMON_SERVICE)).into_iter().collect();
+                let on_node = |_: &str| (LaunchType::Kubernetes, "linux".into());
+                let read_at = Timestamp::now();
+                changes.extend(
+                    pod_task(&self.scope, &leaving, &roles, on_node)
+                        .map(|task| Change::TaskRead { read_at, task: Box::new(task) }),
+                );
+                Ok(())
+            }
+            Err(error) if is_absent(&error) => Ok(()),
+            // It goes without us too, only later: nothing is held up.
+            Err(error) => Err(Stop::Changed(format!("delete pods: {}", words(&error)))),
+        }
     }
 
     async fn ours(&self, arn: &str) -> Result<DaemonSet, Stop> {

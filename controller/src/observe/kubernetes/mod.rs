@@ -14,6 +14,8 @@
 //! longer holds is gone from the fleet. *Assumptions*: one watch gives an object's versions in order.
 //! *Caveats*: a pod that came and went between two lists was never seen.
 
+mod lean;
+mod lists;
 mod offers;
 mod project;
 #[cfg(test)]

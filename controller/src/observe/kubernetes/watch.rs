@@ -1,19 +1,19 @@
 //! The watches of one cluster, brought together: what is complete, what changed, what is gone.
 
+use super::lean::LeanPod;
+use super::lists::{Stream, paged, streamed};
 use super::offers::Offers;
 use super::project::{self, Roles, platform_of};
 use crate::events::{Events, about};
 use crate::scope::kubernetes::{FIELD_MANAGER, Kubernetes, code, labels, words};
 use crate::scope::sidecars;
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event as Notice, Node, Pod, ResourceQuota};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
-use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use tasuki_core::fleet::{Change, LaunchType, Str, TaskStatus};
 use tokio::sync::{mpsc, watch};
@@ -34,8 +34,6 @@ pub struct KubernetesStatus {
     pub tried: bool,
 }
 
-type Stream<K> = BoxStream<'static, Result<Event<K>, watcher::Error>>;
-
 /// Follows the cluster until `changes` is closed. Watches that end begin again, later each time.
 /// Somebody else's changes of what is ours are told by `events`.
 pub async fn watch(
@@ -48,20 +46,20 @@ pub async fn watch(
     let agents = Api::<DaemonSet>::namespaced(scope.client.clone(), &scope.agent_namespace);
     let notices = Api::<Notice>::namespaced(scope.client.clone(), &scope.agent_namespace);
     let refused = config.clone().fields("reason=FailedCreate,involvedObject.kind=DaemonSet");
-    let mut nodes = stream(Api::<Node>::all(scope.client.clone()), config.clone());
+    let mut nodes = paged(Api::<Node>::all(scope.client.clone()), config.clone());
     let ours = config.clone().labels(&format!("{}={}", labels::NAME, labels::AGENT_NAME));
     // There are two of them at most, and who wrote into them matters.
     let mut sets: Stream<DaemonSet> = watcher(agents, ours).default_backoff().boxed();
-    let mut notices = stream(notices, refused);
+    let mut notices = paged(notices, refused);
     let (mut offers, mut quotas) = match scope.live_sidecars {
         true => {
             let maps = Api::<ConfigMap>::namespaced(scope.client.clone(), &scope.agent_namespace);
             let map = config.clone().fields(&format!("metadata.name={}", sidecars::MAP));
-            (stream(maps, map), stream(Api::<ResourceQuota>::all(scope.client.clone()), config.clone()))
+            (paged(maps, map), paged(Api::<ResourceQuota>::all(scope.client.clone()), config.clone()))
         }
         false => (futures_util::stream::pending().boxed(), futures_util::stream::pending().boxed()),
     };
-    let mut pods = stream(Api::<Pod>::all(scope.client.clone()), config);
+    let mut pods = streamed(Api::<LeanPod>::all(scope.client.clone()), config);
     let mut seen = Seen::new(scope, changes, status, events);
     seen.send(Change::Cluster(Box::new(seen.scope.as_cluster()))).await;
     while seen.open {
@@ -78,14 +76,6 @@ pub async fn watch(
             else => return,
         }
     }
-}
-
-fn stream<K>(api: Api<K>, config: watcher::Config) -> Stream<K>
-where
-    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    let pruned = |object: &mut K| object.meta_mut().managed_fields = None;
-    watcher(api, config).default_backoff().modify(pruned).boxed()
 }
 
 /// What of one kind is there.
@@ -421,14 +411,14 @@ impl Seen {
         }
     }
 
-    async fn pod(&mut self, event: Result<Event<Pod>, watcher::Error>) {
+    async fn pod(&mut self, event: Result<Event<LeanPod>, watcher::Error>) {
         match self.given("pods", event).await {
             Some(Event::Init) => {
                 self.pods.begin();
                 self.namespaces.list_trials();
             }
-            Some(Event::Apply(pod) | Event::InitApply(pod)) => self.tell_pod(&pod).await,
-            Some(Event::Delete(pod)) => {
+            Some(Event::Apply(LeanPod(pod)) | Event::InitApply(LeanPod(pod))) => self.tell_pod(&pod).await,
+            Some(Event::Delete(LeanPod(pod))) => {
                 self.tell_trial(&pod, false).await;
                 let Some(mut task) = self.task(&pod) else { return };
                 self.pods.names.remove(&task.arn);

@@ -62,7 +62,7 @@ fn one(rollout: &RolloutView, spec: Option<&RolloutSpec>, now: Timestamp) -> Str
         time(rollout.since, now)
     );
     if let Some(why) = &rollout.why {
-        out += &format!("<p class=\"bad\">It goes back: {}</p>\n", text(why));
+        out += &format!("<p class=\"bad\">It {}: {}</p>\n", rollout.standing(), text(why));
     }
     let Some(spec) = spec else { return out + &format!("<p>Wave {}</p>\n", text(&rollout.wave)) };
     let here = spec.waves.iter().position(|wave| wave.name == rollout.wave).unwrap_or(0);

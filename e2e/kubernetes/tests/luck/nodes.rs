@@ -23,8 +23,10 @@ async fn nodes_without_an_agent_are_told_and_hold_nothing_up() {
     room.kwok.nodes("tainted", 1, &BTreeMap::new()).await.unwrap();
     room.release.kubectl(&["taint", "node", "tainted-0", "gpu=yes:NoSchedule"]).await.unwrap();
     room.kwok.nodes("full", 1, &BTreeMap::new()).await.unwrap();
+    room.agents.age_kernel("aged-0");
+    room.kwok.nodes("aged", 1, &BTreeMap::new()).await.unwrap();
     // The shop's pods stand already; nothing else fits.
-    for node in ["windows-0", "virtual-0", "tainted-0", "full-0"] {
+    for node in ["windows-0", "virtual-0", "tainted-0", "full-0", "aged-0"] {
         room.pod_on(node).await;
     }
     resize(&room, "full-0", "32", "256Gi", "1").await;
@@ -40,6 +42,7 @@ async fn nodes_without_an_agent_are_told_and_hold_nothing_up() {
         ("virtual-0", "UnsupportedPlatform", "virtual-kubelet"),
         ("tainted-0", "NodeWithoutAgent", "taint"),
         ("full-0", "NodeWithoutAgent", "Too many pods"),
+        ("aged-0", "KernelUnsupported", "sees Network on kernel 4.14.355-kwok"),
     ];
     for (node, reason, words) in why {
         let pod = room.pod_on(node).await;
@@ -52,7 +55,7 @@ async fn nodes_without_an_agent_are_told_and_hold_nothing_up() {
     // A version is rolled past them.
     room.release.apply(&monitor("prod", "0.1.2", &format!("{tolerant}{WAVES}"))).await.unwrap();
     let rolled = until("the nodes that can have the new version have it", LIMIT, || async {
-        let done = room.agents.speaking("0.1.2") == 2 && room.versions().await? == ["0.1.2"];
+        let done = room.agents.speaking("0.1.2") == 3 && room.versions().await? == ["0.1.2"];
         Ok((done && room.labels().await?.is_empty()).then_some(()))
     });
     room.or_log(rolled.await).await;

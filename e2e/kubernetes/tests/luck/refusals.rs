@@ -110,6 +110,8 @@ async fn held_by_quota(room: &mut Room, version: &str) {
         Ok(events.contains("exceeded quota").then_some(()))
     });
     room.or_log(refused.await).await;
+    let why = room.says_with("prod", "RolledOut", "False", "RollingOut", "; it waits: node ").await;
+    assert!(why.contains("exceeded quota"), "{why}");
     assert_eq!(room.agents.gaps(), [""; 0]);
 }
 

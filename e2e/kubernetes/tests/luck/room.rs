@@ -9,6 +9,7 @@ use tasuki_e2e::process::until;
 use tasuki_e2e_kubernetes::release::{Clock, digest_of};
 use tasuki_e2e_kubernetes::{Agents, Kwok, Options, Release, kubectl};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 /// Long enough for a loaded machine with two cores.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -20,7 +21,7 @@ pub struct Room {
     pub agents: Agents,
     pub kwok: Kwok,
     pub release: Release,
-    _turn: MutexGuard<'static, ()>,
+    turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Room {
@@ -31,7 +32,7 @@ impl Room {
 
     /// The same on a plane with options, and with a controller that has a clock of its own.
     pub async fn with(options: Options, clock: Clock, nodes: usize) -> Self {
-        let turn = TURN.lock().await;
+        let turn = Some(TURN.lock().await);
         let mut release = Release::with(options, &["enforce=true", "defaultMonitor=false"]).await.unwrap();
         release.clock = clock;
         let mut kwok = Kwok::start(&release.plane).await.unwrap();
@@ -39,7 +40,14 @@ impl Room {
         release.apply(SHOP).await.unwrap();
         release.start_controller(&[]).await.unwrap();
         let agents = Agents::start(&release.plane, &release.gateway).await.unwrap();
-        Self { agents, kwok, release, _turn: turn }
+        Self { agents, kwok, release, turn }
+    }
+
+    /// Lets others have the machine until then, and until it is free again.
+    pub async fn rest(&mut self, until: Instant) {
+        self.turn = None;
+        tokio::time::sleep_until(until).await;
+        self.turn = Some(TURN.lock().await);
     }
 
     /// Waits until the shop's pods on `nodes` nodes are covered by this version, one DaemonSet is there, and no rollout.
@@ -103,15 +111,21 @@ impl Room {
 
     /// Waits until a condition of a monitor has this status and reason; returns its message.
     pub async fn says(&self, name: &str, kind: &str, status: &str, reason: &str) -> String {
-        let what = format!("{name} says {kind}={status}/{reason}");
+        self.says_with(name, kind, status, reason, "").await
+    }
+
+    /// The same, with these words in its message.
+    pub async fn says_with(&self, name: &str, kind: &str, status: &str, reason: &str, words: &str) -> String {
+        let what = format!("{name} says {kind}={status}/{reason}: {words}");
         let said = until(&what, LIMIT, || async {
             let object = self.monitor(name).await?;
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let found = conditions.iter().find(|one| one["type"] == kind).cloned().unwrap_or_default();
-            if found["status"] != status || found["reason"] != reason {
+            let message = text(&found["message"]);
+            if found["status"] != status || found["reason"] != reason || !message.contains(words) {
                 bail!("{found}");
             }
-            Ok(Some(text(&found["message"])))
+            Ok(Some(message))
         });
         self.or_log(said.await).await
     }
