@@ -91,10 +91,16 @@ pub struct Lease {
 
 impl Lease {
     /// Waits until the lease is held by `identity`, which no other process may have (the pod's name
-    /// and uid). Failures are logged and tried again; what it waits for is also put into `waits`.
-    pub async fn acquire(cluster: &Kubernetes, name: &str, identity: &str, waits: &watch::Sender<String>) -> Held {
+    /// and uid). Failures are logged and tried again; `waits` says for what it waits, to anybody.
+    pub async fn acquire(
+        cluster: &Kubernetes,
+        name: &str,
+        identity: &str,
+        waits: &watch::Sender<&'static str>,
+    ) -> Held {
         let api = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let mut lease = Self { api, name: name.to_owned(), id: identity.to_owned(), owner: None, seen: None };
+        let mut said = String::new();
         loop {
             // Whose the lease is does not decide who leads.
             lease.owner = cluster.anchor(&cluster.namespace).await.unwrap_or_default();
@@ -104,12 +110,18 @@ impl Lease {
                     tracing::info!(lease = lease.name, identity, "leading");
                     return Held::keep(lease);
                 }
-                Ok(Some(holder)) => format!("waiting for the lease, which {holder} holds"),
-                Err(error) => format!("the lease cannot be had, trying again: {error}"),
+                Ok(Some(holder)) => {
+                    waits.send_replace("another controller holds the lease");
+                    format!("waiting for the lease, which {holder} holds")
+                }
+                Err(error) => {
+                    waits.send_replace("the API server does not give the lease");
+                    format!("the lease cannot be had, trying again: {error}")
+                }
             };
-            if *waits.borrow() != words {
+            if words != said {
                 tracing::info!(lease = lease.name, "{words}");
-                waits.send_replace(words);
+                said = words;
             }
             tokio::time::sleep(RENEW).await;
         }

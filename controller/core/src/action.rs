@@ -326,9 +326,8 @@ impl Action {
             | ActionKind::Inject { service, .. }
             | ActionKind::Uninject { service, .. }
             | ActionKind::RollBack { service, .. } => service,
-            ActionKind::PutAttribute { node, .. }
-            | ActionKind::DeleteAttribute { node, .. }
-            | ActionKind::DeleteAgent { node, .. } => node,
+            ActionKind::PutAttribute { node, .. } | ActionKind::DeleteAttribute { node, .. } => node,
+            ActionKind::DeleteAgent { task, .. } => task,
         }
     }
 

@@ -154,7 +154,7 @@ pub fn node(id: &str) -> Node {
         instance_id: None,
         active: true,
         connected: true,
-        away_since: None,
+        turned_at: None,
         attributes: BTreeMap::from([("ecs.os-type".to_owned(), "linux".to_owned())]),
         taints: Vec::new(),
         free_memory: 1024,

@@ -30,7 +30,7 @@ fn pod() -> String {
 pub(super) async fn lead(args: &RunArgs, cluster: &Kubernetes) -> Held {
     let identity = format!("{}_{}", pod(), ulid::Ulid::new());
     // A controller that waits is alive, and not ready.
-    let (waits, words) = watch::channel("asking for the lease".to_owned());
+    let (waits, words) = watch::channel("the lease was not asked for yet");
     let waiting = tokio::spawn(crate::web::wait(args.listen, words));
     let held = Lease::acquire(cluster, LEASE, &identity, &waits).await;
     waiting.abort();

@@ -71,13 +71,13 @@ async fn one_leads_and_the_next_follows_when_it_is_given_back() {
 async fn who_waits_says_for_what() {
     let server = ApiServer::new();
     let first = acquire(&server, "a").await;
-    let (waits, mut words) = watch::channel(String::new());
+    let (waits, mut words) = watch::channel("");
     let other = server.clone();
     let second = tokio::spawn(async move { Lease::acquire(&other.cluster(), "tasuki", "b", &waits).await });
-    let mut says = async |what: &str| words.wait_for(|words| words.starts_with(what)).await.unwrap().clone();
-    assert_eq!(says("waiting").await, "waiting for the lease, which a holds");
+    let mut says = async |what: &str| words.wait_for(|words| *words == what).await.map(drop).unwrap();
+    says("another controller holds the lease").await;
     server.set_failing(Some(500));
-    says("the lease cannot be had, trying again: ").await;
+    says("the API server does not give the lease").await;
     server.set_failing(None);
     drop(first);
     let _second = second.await.unwrap();

@@ -176,7 +176,7 @@ pub fn node(node: &ecs::ContainerInstance, cluster: &str) -> Option<Node> {
         instance_id: text(node.ec2_instance_id()),
         active: node.status() == Some("ACTIVE"),
         connected: node.agent_connected(),
-        away_since: None,
+        turned_at: None,
         taints: Vec::new(),
         free_memory: free("MEMORY"),
         free_cpu: free("CPU"),

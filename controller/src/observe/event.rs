@@ -192,7 +192,7 @@ fn node(detail: &Value) -> Result<Node, Unusable> {
         instance_id: text(instance_id),
         active: str_of(detail, "status") == Some("ACTIVE"),
         connected: detail.get("agentConnected").and_then(Value::as_bool).unwrap_or(false),
-        away_since: None,
+        turned_at: None,
         taints: Vec::new(),
         free_memory: free("MEMORY"),
         free_cpu: free("CPU"),

@@ -97,7 +97,7 @@ pub async fn serve(
 
 /// Answers probes while this controller does not lead: it is alive, and not ready, for the reason in `words`. Without the
 /// address it only waits.
-pub async fn wait(listen: SocketAddr, words: watch::Receiver<String>) -> std::io::Result<()> {
+pub async fn wait(listen: SocketAddr, words: watch::Receiver<&'static str>) -> std::io::Result<()> {
     let waits = move || {
         let why = format!("{}\n", *words.borrow());
         async { (axum::http::StatusCode::SERVICE_UNAVAILABLE, why) }

@@ -25,6 +25,7 @@ mod world;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use std::process::ExitCode;
+use std::time::Duration;
 use table::{Row, Table};
 
 /// Measures Tasuki on this machine and prints a Markdown table.
@@ -40,6 +41,9 @@ struct Arguments {
     /// Fewer rounds and a smaller fleet: shows that it runs, not how fast.
     #[arg(long)]
     quick: bool,
+    /// How long the cluster of `kubernetes` is watched while nothing happens, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    idle: u64,
 }
 
 /// One part of the table.
@@ -133,8 +137,9 @@ fn measure(arguments: &Arguments) -> Result<bool> {
         );
     }
     if has(Section::Kubernetes) {
+        let idle = Duration::from_secs(arguments.idle);
         let mut rows = Vec::new();
-        let done = runtime.block_on(or_interrupted(Box::pin(kubernetes::measure(quick, &mut rows))));
+        let done = runtime.block_on(or_interrupted(Box::pin(kubernetes::measure(quick, idle, &mut rows))));
         take(&[Section::Kubernetes], Ok(rows));
         if let Err(error) = done {
             take(&[Section::Kubernetes], Err(error));

@@ -124,7 +124,7 @@ async fn the_second_waits_and_does_nothing(release: &Release, second: &mut Repli
         .unwrap();
     }
     let said = second.unready().await;
-    assert!(said.contains("503") && said.contains("waiting for the lease, which "), "{said}");
+    assert!(said.contains("503") && said.contains("another controller holds the lease"), "{said}");
     http::send("GET", &format!("{}/healthz", second.controller.web), "").await.expect("it is alive");
     assert_eq!(lease(release, "holderIdentity").await, holder);
     let requests = second.requests(audit);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use futures_util::{StreamExt, stream};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, DeleteParams, PostParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
@@ -18,6 +18,16 @@ use tasuki_e2e_kubernetes::{ControlPlane, Options};
 use tokio::sync::{mpsc, watch};
 
 const LONG: Duration = Duration::from_secs(60);
+/// Whose requests the API server writes down: those of the watches.
+const WATCHER: &str = "watcher";
+const POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+  - { level: Metadata, users: [watcher], verbs: [list], resources: [{ group: \"\", resources: [pods] }] }
+  - { level: None }
+";
 /// More than a page.
 const MANY: usize = 700;
 
@@ -26,20 +36,24 @@ struct Room {
     plane: ControlPlane,
     client: Client,
     changes: mpsc::Receiver<Change>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Room {
     /// A cluster with `pods` of them, and the watches.
     async fn new(apiserver: &[&str], pods: usize) -> Self {
         let directory = tempfile::Builder::new().prefix("tasuki-").tempdir().unwrap();
-        let apiserver = apiserver.iter().map(|argument| (*argument).to_owned()).collect();
+        let at = directory.path().display();
+        std::fs::write(directory.path().join("policy.yaml"), POLICY).unwrap();
+        let audited = [format!("--audit-policy-file={at}/policy.yaml"), format!("--audit-log-path={at}/log")];
+        let apiserver = apiserver.iter().map(|argument| (*argument).to_owned()).chain(audited).collect();
         let options = Options { apiserver, ..Options::default() };
         let plane = ControlPlane::start(directory.path(), "plane", options).await.unwrap();
         let client = plane.client().await.unwrap();
         stream::iter(0..pods).for_each_concurrent(16, |number| make(&client, number)).await;
+        let watcher = plane.client_certificate(WATCHER, &["system:masters"]).unwrap();
         let scope = Kubernetes {
-            client: client.clone(),
+            client: tasuki_e2e_kubernetes::plane::client(&watcher).await.unwrap(),
             cluster: "self".into(),
             namespace: "tasuki-system".into(),
             agent_namespace: "tasuki-agents".into(),
@@ -49,7 +63,7 @@ impl Room {
         let (sender, changes) = mpsc::channel(1);
         let events = Events::new(client.clone(), "test");
         tokio::spawn(kubernetes::watch(scope, sender, watch::Sender::default(), events));
-        Self { plane, client, changes, _directory: directory }
+        Self { plane, client, changes, directory }
     }
 
     /// Takes changes until a sweep says that exactly these pods of the customer's are there; answers those that were told.
@@ -70,6 +84,12 @@ impl Room {
         };
         tokio::time::timeout(LONG, found).await.unwrap_or_else(|_| panic!("no sweep of {} pods", wanted.len()));
         told
+    }
+
+    /// How often the watches asked for pods by a list.
+    fn lists(&self) -> usize {
+        let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("\"verb\":\"list\"")).count()
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -133,6 +153,7 @@ async fn pods_come_as_a_stream() {
     let first = room.answer(streaming(), "0").await.unwrap();
     assert!(matches!(&first, WatchEvent::Added(_)), "{first:?}");
     every_pod_is_told_once(&mut room).await;
+    assert_eq!(room.lists(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,6 +162,7 @@ async fn an_api_server_that_streams_no_lists_is_asked_for_pages() {
     let refused = room.answer(streaming(), "0").await.unwrap_err();
     assert!(matches!(&refused, kube::Error::Api(status) if status.code == 422), "{refused}");
     every_pod_is_told_once(&mut room).await;
+    assert_eq!(room.lists(), 2, "two pages");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,6 +176,10 @@ async fn a_watch_whose_past_is_forgotten_begins_anew() {
     for number in 3..6 {
         make(&room.client, number).await;
     }
+    // What is in the connection already is read yet; something later has to be forgotten.
+    let maps: Api<ConfigMap> = Api::namespaced(room.client.clone(), "default");
+    let later = serde_json::from_value(json!({ "metadata": { "name": "later" } })).unwrap();
+    maps.create(&PostParams::default(), &later).await.unwrap();
     room.plane.compact().await.unwrap();
     room.plane.restart_apiserver().await.unwrap();
     let answer = room.answer(WatchParams::default(), &seen).await.unwrap();
@@ -163,4 +189,11 @@ async fn a_watch_whose_past_is_forgotten_begins_anew() {
     for number in 3..6 {
         assert!(told.contains(&format!("web-{number}")), "{told:?}");
     }
+    // The watch of pods was told the same: nothing else has it list them.
+    let listed = async {
+        while room.lists() == 0 {
+            room.changes.recv().await.expect("the watches go on");
+        }
+    };
+    tokio::time::timeout(LONG, listed).await.expect("pods were listed");
 }

@@ -174,7 +174,7 @@ fn node(c: usize, n: usize) -> Node {
         instance_id: Some(format!("i-{n:017}").into()),
         active: true,
         connected: true,
-        away_since: None,
+        turned_at: None,
         attributes: BTreeMap::from([("ecs.os-type".to_owned(), "linux".to_owned())]),
         taints: Vec::new(),
         free_memory: 1024,

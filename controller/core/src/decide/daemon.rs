@@ -24,7 +24,7 @@
 //! Everything but deadlines, soaks and failures is read from the fleet each time, so a crash between
 //! any two calls resumes where it was.
 
-use super::daemon_view::{Daemons, NodeView, Placed};
+use super::daemon_view::{Daemons, NodeView, Placed, SEES_LESS};
 use super::services::{DAEMON_CALLS, unwilling};
 use super::trace::Silent;
 use super::view::{ClusterView, Wanted};
@@ -39,6 +39,9 @@ use tasuki_api::desired::{Handover, OnFailure};
 pub(super) const UNSELECTED: SignedDuration = SignedDuration::from_mins(10);
 /// So long a pod waits for room beside the one that it takes over from; then that one goes first.
 const CROWDED: SignedDuration = SignedDuration::from_secs(30);
+/// Agents of moved nodes may be missing for so long: where a network is cut, agents fall silent before their nodes are
+/// known to be away (45 s and 40 to 50 s), and speak after they are back.
+const MISSING: SignedDuration = SignedDuration::from_secs(60);
 
 /// What a step wants done and remembered.
 #[derive(Debug, Default)]
@@ -169,6 +172,10 @@ impl<'a> Roll<'a, '_, '_> {
             },
             None => None,
         };
+        if daemons.promoted() {
+            // Whatever is wanted by now: first it heeds the hand-over again, or the next one would be everywhere at once.
+            return self.settle_promoted(serving);
+        }
         let is_wanted = |print: &Option<Str>| print.as_ref() == Some(&self.wanted.agent_print);
         let in_place = self.step.rollout.as_ref().is_some_and(|r| r.in_place);
         let going_back = self.step.rollout.as_ref().is_some_and(|r| r.rolling_back.is_some());
@@ -176,7 +183,6 @@ impl<'a> Roll<'a, '_, '_> {
         if is_wanted(&serving_print) {
             match in_place {
                 true => self.watch_in_place(serving),
-                false if daemons.promoted() => self.settle_promoted(serving),
                 false => self.settle(),
             }
         } else if in_place && going_back {
@@ -261,14 +267,23 @@ impl<'a> Roll<'a, '_, '_> {
             from_definition: Some(serving.definition.clone()),
             in_place: false,
             progress: 0,
+            missing_since: None,
         }
     }
 
     /// Nothing has moved for the whole deadline. Before this controller began nobody listened, so no agent could speak:
     /// an outage that is longer than the deadline is no fault of the version's.
-    fn is_late(&self, rollout: &Rollout) -> bool {
+    fn is_late(&self, rollout: &Rollout, node: &NodeView<'_>) -> bool {
         let deadline = SignedDuration::from_secs(self.monitor.spec.rollout.deadline.as_secs() as i64);
-        self.now.duration_since(rollout.step_since.max(self.daemons.cluster.world.fleet.born())) >= deadline
+        // A node that was away gets its time anew.
+        let back = node.node.turned_at.filter(|_| self.daemons.launch == LaunchType::Kubernetes);
+        let since = rollout.step_since.max(self.daemons.cluster.world.fleet.born()).max(back.unwrap_or(Timestamp::MIN));
+        self.now.duration_since(since) >= deadline
+    }
+
+    /// An agent can be asked for: its node is Ready. An ECS agent that is disconnected silences no other one.
+    fn is_awaited(&self, node: &NodeView<'_>) -> bool {
+        node.node.connected || self.daemons.launch != LaunchType::Kubernetes
     }
 
     fn fail(&mut self, rollout: &mut Rollout, why: String) {
@@ -288,9 +303,7 @@ impl<'a> Roll<'a, '_, '_> {
         // What has no room for any agent can neither move nor fail; it gets the version that serves in the end.
         let nodes: Vec<&NodeView<'_>> = self.daemons.nodes.iter().filter(|n| n.eligible && !n.is_full()).collect();
         let (moved, placing): (Vec<_>, Vec<_>) = nodes.iter().copied().filter(|n| n.next).partition(|n| n.has_moved());
-        // One that was away gets its time anew.
-        let here = placing.iter().filter(|n| n.node.connected).count();
-        let progress = (moved.len() * 3 + placing.len() + here) as u64;
+        let progress = (moved.len() * 2 + placing.len()) as u64;
         if progress != rollout.progress {
             (rollout.progress, rollout.step_since) = (progress, self.now);
         }
@@ -301,25 +314,27 @@ impl<'a> Roll<'a, '_, '_> {
         }
         for node in &placing {
             let arn = node.node.arn.clone();
-            if node.next_agent.is_healthy() {
+            if node.next_agent.is_healthy() && !node.sees_less() {
                 let kind = ActionKind::PutAttribute { node: arn, name: HOLD.into() };
                 self.act(kind, "the new agent reports: the old one may go");
             } else if !node.hold && self.makes_way(node) {
                 let kind = ActionKind::PutAttribute { node: arn, name: HOLD.into() };
                 self.act(kind, "the node has no room for two agents: the old one goes first");
-            } else if node.node.connected && self.is_late(&rollout) {
+            } else if self.is_awaited(node) && self.is_late(&rollout, node) {
+                let trouble = node.sees_less().then(|| SEES_LESS.to_owned());
                 let why = format!(
                     "node {}: the new agent did not report within {}{}",
                     super::evidence::id_of(&node.node.arn),
                     self.monitor.spec.rollout.deadline,
-                    node.next_agent.trouble()
+                    trouble.unwrap_or_else(|| node.next_agent.trouble())
                 );
                 self.fail(&mut rollout, why);
                 self.step.rollout = Some(rollout);
                 return;
             }
         }
-        for node in nodes.iter().filter(|n| n.next && n.hold && self.daemons.launch == LaunchType::Kubernetes) {
+        let hands_over = self.daemons.launch == LaunchType::Kubernetes && !self.daemons.promoted();
+        for node in nodes.iter().filter(|n| n.next && n.hold && hands_over) {
             let Some(old) = node.serving_agent.stays() else { continue };
             let (node, task) = (node.node.arn.clone(), old.task.arn.clone());
             self.act(ActionKind::DeleteAgent { node, task }, "the node was handed over");
@@ -342,7 +357,7 @@ impl<'a> Roll<'a, '_, '_> {
             let target = wave.take.of(nodes.len());
             if moved.len() < target {
                 rollout.soaking_since = None;
-                if !self.monitor.windows.are_open(self.now) {
+                if !self.monitor.windows.are_open(self.now) || self.daemons.takes_nodes_down() {
                     return;
                 }
                 let at_once = wave.max_unavailable.of(nodes.len()).max(1).saturating_sub(placing.len());
@@ -357,14 +372,27 @@ impl<'a> Roll<'a, '_, '_> {
                 }
                 return;
             }
-            // What cannot be asked is no evidence. Where every node is lost, none was handed over.
-            let here: Vec<_> = moved.iter().copied().filter(|n| n.node.connected).collect();
-            let nobody = here.is_empty() && self.daemons.nodes.iter().any(|n| !n.node.connected);
-            if !placing.is_empty() || nobody {
+            // What cannot be asked is no evidence. Where every node is away, none was handed over.
+            let here: Vec<_> = moved.iter().copied().filter(|n| self.is_awaited(n) || n.is_here()).collect();
+            let away = |n: &NodeView<'_>| n.lost || n.eligible && !n.node.connected;
+            if here.is_empty() && self.daemons.nodes.iter().any(away) {
+                rollout.missing_since = None;
+                return;
+            }
+            if !placing.is_empty() {
                 return;
             }
             let since = *rollout.soaking_since.get_or_insert(self.now);
-            if let Some(why) = self.daemons.gate_violation(&self.monitor.spec.rollout.gates, &here, self.now) {
+            let gates = &self.monitor.spec.rollout.gates;
+            if let Some(why) = self.daemons.missing(gates, &here) {
+                let missing = *rollout.missing_since.get_or_insert(self.now);
+                if self.now.duration_since(missing) >= MISSING {
+                    self.fail(rollout, format!("wave {}: {why}", wave.name));
+                }
+                return;
+            }
+            rollout.missing_since = None;
+            if let Some(why) = self.daemons.gate_violation(gates, &here, self.now) {
                 self.fail(rollout, format!("wave {}: {why}", wave.name));
                 return;
             }
@@ -374,6 +402,9 @@ impl<'a> Roll<'a, '_, '_> {
             if rollout.wave + 1 < waves.len() {
                 (rollout.wave, rollout.soaking_since, rollout.step_since) = (rollout.wave + 1, None, self.now);
                 continue;
+            }
+            if self.daemons.takes_nodes_down() {
+                return;
             }
             if moved.len() == nodes.len()
                 && let (LaunchType::Kubernetes, Some(next)) = (self.daemons.launch, self.daemons.next)
@@ -428,21 +459,21 @@ impl<'a> Roll<'a, '_, '_> {
         let nodes = &self.daemons.nodes;
         let total = nodes.iter().filter(|n| n.eligible).count();
         let at_once = self.monitor.spec.rollout.waves.last().map_or(1, |w| w.max_unavailable.of(total)).max(1);
-        let mut waiting = nodes.iter().filter(|n| n.next && !n.hold).count();
+        let mut waiting = nodes.iter().filter(|n| n.next && !n.hold && self.is_awaited(n)).count();
         let mut left = 0;
         for node in nodes {
             let arn = node.node.arn.clone();
             if node.hold {
                 left += 1;
-                if waiting < at_once {
-                    waiting += 1;
+                if waiting < at_once || !self.is_awaited(node) {
+                    waiting += usize::from(self.is_awaited(node));
                     let kind = ActionKind::DeleteAttribute { node: arn, name: HOLD.into() };
                     self.act(kind, "the serving agent comes back");
                 }
             } else if node.next {
                 left += 1;
-                // No daemon starts on a node that drains, so there is nothing to wait for.
-                if node.serving_agent.is_healthy() || !node.eligible {
+                // No daemon starts on a node that drains or is away, so there is nothing to wait for.
+                if node.serving_agent.is_healthy() || !node.eligible || !self.is_awaited(node) {
                     let kind = ActionKind::DeleteAttribute { node: arn, name: NEXT.into() };
                     self.act(kind, "the serving agent reports: the next one may go");
                 } else if self.waits_for_room(&node.serving_agent) {
@@ -471,7 +502,7 @@ impl<'a> Roll<'a, '_, '_> {
             (rollout.progress, rollout.step_since) = (progress, self.now);
         }
         let Some(first) = silent.first() else { return };
-        if self.is_late(&rollout) && rollout.rolling_back.is_none() && !self.has_failed() {
+        if self.is_late(&rollout, first) && rollout.rolling_back.is_none() && !self.has_failed() {
             let why = format!(
                 "node {}: the new agent did not report within {}{}",
                 super::evidence::id_of(&first.node.arn),

@@ -1,6 +1,6 @@
 //! What a daemon's next step is decided on: its two services, and each node with its agents.
 
-use super::evidence::{agent_container, container_failure, has_old_kernel};
+use super::evidence::{agent_container, container_failure};
 use super::trace::Told;
 use super::view::{ClusterView, is_eligible, is_lost};
 use crate::action::{Action, ActionKind, DAEMON_SERVICE, DAEMON_SERVICE_NEXT, EXTERNAL_DAEMON_SERVICE};
@@ -13,6 +13,9 @@ use tasuki_api::desired::Gates;
 
 /// How the reason of a container begins whose pod finds no node with room.
 pub(super) const UNSCHEDULABLE: &str = "Unschedulable";
+
+/// What is wrong where an agent sees less than the one before it.
+pub(super) const SEES_LESS: &str = ": it sees no processes, which the agent before it does";
 
 /// The daemon of one cluster and launch type.
 pub(super) struct Daemons<'a, 'c> {
@@ -36,6 +39,8 @@ pub(super) struct NodeView<'a> {
     pub next: bool,
     /// A daemon can start there, now or soon.
     pub eligible: bool,
+    /// It was, and has been away for too long.
+    pub lost: bool,
     pub serving_agent: Placed<'a>,
     pub next_agent: Placed<'a>,
 }
@@ -56,15 +61,23 @@ impl NodeView<'_> {
         self.next && self.hold && self.next_agent.agent.is_some()
     }
 
+    /// The new agent sees no processes where the old one does. One that does so by tracing a whole node is no measure.
+    pub fn sees_less(&self) -> bool {
+        let depth = |placed: &Placed<'_>| placed.agent.filter(|_| placed.fresh).map(|a| a.report.heartbeat.depth);
+        let traces = |agent: &Agent| agent.report.heartbeat.sensors.iter().any(|sensor| sensor.name == "ptrace");
+        let old = depth(&self.serving_agent).filter(|_| !self.serving_agent.agent.is_some_and(traces));
+        old >= Some(Depth::Process) && depth(&self.next_agent).is_some_and(|new| new < Depth::Process)
+    }
+
+    /// What it says can be believed: it is there, or its agent is heard all the same.
+    pub fn is_here(&self) -> bool {
+        self.node.connected || self.next_agent.fresh
+    }
+
     /// Not even the serving agent finds room there, so nothing can be handed over.
     pub fn is_full(&self) -> bool {
         !self.hold && self.serving_agent.crowded_since().is_some()
     }
-}
-
-/// It does a node agent's work, or its kernel lets no version do it.
-fn sees_processes(agent: &Agent) -> bool {
-    agent.report.heartbeat.depth >= Depth::Process || has_old_kernel(agent)
 }
 
 impl Placed<'_> {
@@ -82,7 +95,7 @@ impl Placed<'_> {
     /// It runs what its service should run, and a whole agent reports from it.
     pub fn is_healthy(&self) -> bool {
         self.fresh
-            && self.agent.is_some_and(|agent| agent.is_whole() && sees_processes(agent))
+            && self.agent.is_some_and(Agent::is_whole)
             && self.task.is_some_and(|t| t.task.status == TaskStatus::Running && !t.task.desired_stopped)
     }
     /// What ECS, Kubernetes or the agent says is wrong, to be put behind a sentence.
@@ -101,7 +114,6 @@ impl Placed<'_> {
                 told.detail.map_or_else(|| format!(": its task is {:?}", task.task.status), |d| format!(": {d}"))
             }
             (Some(_), Some(agent)) if !agent.is_whole() => ": its sensor is not whole".to_owned(),
-            (Some(_), Some(agent)) if !sees_processes(agent) => ": it does not see processes".to_owned(),
             _ => String::new(),
         }
     }
@@ -131,8 +143,8 @@ impl<'a, 'c> Daemons<'a, 'c> {
             .filter(|n| n.launch == launch)
             .map(|node| {
                 let takes = |m: &Monitor| m.takes_node(&node.attributes) && m.untolerated(node).is_none();
-                let eligible = is_eligible(node, launch) && !is_lost(node, cluster.world.now);
-                daemons.view(node, eligible && owner.is_none_or(takes))
+                let eligible = is_eligible(node, launch) && owner.is_none_or(takes);
+                daemons.view(node, eligible)
             })
             .collect();
         daemons
@@ -149,11 +161,13 @@ impl<'a, 'c> Daemons<'a, 'c> {
     }
 
     fn view(&self, node: &'a Node, eligible: bool) -> NodeView<'a> {
+        let lost = is_lost(node, self.cluster.world.now);
         NodeView {
             node,
             hold: node.attributes.contains_key(HOLD),
             next: node.attributes.contains_key(NEXT),
-            eligible,
+            eligible: eligible && !lost,
+            lost: eligible && lost,
             serving_agent: self.placed(node, self.serving),
             next_agent: self.placed(node, self.next),
         }
@@ -179,11 +193,27 @@ impl<'a, 'c> Daemons<'a, 'c> {
         }
     }
 
+    /// Of the nodes with the new agent more are away than of the others: it may be what takes them down. One node may go
+    /// for any reason.
+    pub fn takes_nodes_down(&self) -> bool {
+        let all = || self.nodes.iter().filter(|n| n.eligible || n.lost);
+        let away = |with: bool| all().filter(|n| n.next == with && !n.node.connected).count();
+        let of = |with: bool| all().filter(|n| n.next == with).count();
+        away(true) >= 2 && away(true) * of(false) > away(false) * of(true)
+    }
+
     /// The first node whose new agent is awaited, and what is wrong with it.
     pub fn waiting(&self) -> Option<String> {
-        let waits = |n: &&NodeView<'_>| n.eligible && n.next && !n.is_full() && !n.next_agent.is_healthy();
-        let node = self.nodes.iter().find(waits)?;
+        let waits = |n: &&NodeView<'_>| n.next && !n.is_full() && (!n.next_agent.is_healthy() || n.sees_less());
+        if self.takes_nodes_down() {
+            return Some(
+                "more nodes are away of those with the new agent than of the others: no other one gets it".to_owned(),
+            );
+        }
+        let mut nodes = self.nodes.iter().filter(|n| n.eligible);
+        let node = nodes.clone().find(waits).or_else(|| nodes.find(|n| !n.node.connected))?;
         let trouble = match (node.node.connected, self.launch) {
+            (true, _) if node.sees_less() => SEES_LESS.to_owned(),
             (true, _) => node.next_agent.trouble(),
             (false, LaunchType::Kubernetes) => ": it is not Ready".to_owned(),
             (false, _) => ": its ECS agent is disconnected".to_owned(),
@@ -191,23 +221,26 @@ impl<'a, 'c> Daemons<'a, 'c> {
         Some(format!("node {}{trouble}", super::evidence::id_of(&node.node.arn)))
     }
 
+    /// Which of the moved nodes' agents are missing, where more are than may be.
+    pub fn missing(&self, gates: &Gates, moved: &[&NodeView<'_>]) -> Option<String> {
+        let healthy = moved.iter().filter(|n| n.next_agent.is_healthy()).count();
+        if healthy >= gates.healthy_agents.of(moved.len()) {
+            return None;
+        }
+        let silent = moved.iter().find(|n| !n.next_agent.is_healthy());
+        let name = silent.map_or("?", |n| super::evidence::id_of(&n.node.arn));
+        Some(format!(
+            "{healthy} of {} new agents are healthy, {} are wanted ({name} is not)",
+            moved.len(),
+            gates.healthy_agents
+        ))
+    }
+
     /// The first gate that the moved nodes' agents do not hold. A gate on cost or loss is broken
     /// only where the new agents are also worse than the old ones on the nodes that still have them.
     pub fn gate_violation(&self, gates: &Gates, moved: &[&NodeView<'_>], now: Timestamp) -> Option<String> {
         if moved.is_empty() {
             return None;
-        }
-        let healthy = moved.iter().filter(|n| n.next_agent.is_healthy()).count();
-        // Rounded down: of a single agent no share may be missing.
-        let wanted = gates.healthy_agents.of(moved.len());
-        if healthy < wanted {
-            let silent = moved.iter().find(|n| !n.next_agent.is_healthy());
-            let name = silent.map_or("?", |n| super::evidence::id_of(&n.node.arn));
-            return Some(format!(
-                "{healthy} of {} new agents are healthy, {} are wanted ({name} is not)",
-                moved.len(),
-                gates.healthy_agents
-            ));
         }
         let new: Vec<&Agent> = moved.iter().filter_map(|n| n.next_agent.agent).filter(|a| a.is_fresh(now)).collect();
         let old: Vec<&Agent> = self

@@ -6,8 +6,9 @@ use crate::action::SIDECAR;
 use crate::desired::Monitor;
 use crate::fleet::{Agent, AgentId, Container, TaskState};
 use jiff::SignedDuration;
-use tasuki_api::agent::{OLDEST_KERNEL, kernel_version};
+use tasuki_api::agent::{Heartbeat, OLDEST_KERNEL, kernel_version};
 use tasuki_api::coverage::{Depth, Placement, Reason};
+use tasuki_api::desired::SensorChoice;
 use tasuki_api::kubernetes::PodName;
 
 /// Clocks may differ by this much (docs of [`Reason::ClockSkew`]).
@@ -24,9 +25,11 @@ pub(super) fn best_agent<'a>(world: World<'a>, state: &TaskState) -> Option<(Age
         .max_by_key(|(_, agent)| (agent.is_fresh(world.now), agent.is_whole(), agent.report.received_at))
 }
 
-/// Its kernel is older than what a node agent needs.
-pub(super) fn has_old_kernel(agent: &Agent) -> bool {
-    kernel_version(&agent.report.heartbeat.kernel) < OLDEST_KERNEL
+/// Its kernel is older than what a node agent needs, or does not describe its types.
+fn is_kernel_unsupported(heartbeat: &Heartbeat) -> bool {
+    let version = kernel_version(&heartbeat.kernel);
+    let is_old = version > (0, 0) && version < OLDEST_KERNEL;
+    is_old || heartbeat.sensors.iter().any(|s| s.detail.as_deref().is_some_and(|detail| detail.contains("BTF")))
 }
 
 /// What is wrong with a fresh agent, the gravest first.
@@ -79,8 +82,10 @@ pub(super) fn weakness<T: Trace>(
             let why = heartbeat.sensors.iter().find_map(|s| s.detail.as_deref()).unwrap_or("the agent gives no cause");
             format!("sees {:?} on kernel {}, {minimum:?} is demanded: {why}", heartbeat.depth, heartbeat.kernel)
         });
-        let is_old = placement != Placement::Sidecar && has_old_kernel(agent);
-        return Some(if is_old { Reason::KernelUnsupported } else { Reason::DepthBelowMinimum });
+        let sensor = monitor.spec.agent.as_ref().map(|agent| agent.sensor).unwrap_or_default();
+        let wanted = matches!(sensor, SensorChoice::Auto | SensorChoice::Ebpf);
+        let kernel = placement != Placement::Sidecar && wanted && is_kernel_unsupported(heartbeat);
+        return Some(if kernel { Reason::KernelUnsupported } else { Reason::DepthBelowMinimum });
     }
     let gate = monitor.spec.rollout.gates.event_loss;
     if agent.loss > gate.as_fraction() {

@@ -23,6 +23,10 @@ pub struct Cluster {
     pub old: BTreeSet<String>,
     /// Nodes that are not Ready; what runs there runs on.
     pub away: BTreeSet<String>,
+    /// Nodes whose agents are not heard.
+    pub silent: BTreeSet<String>,
+    /// A version that takes its nodes down.
+    pub deadly: Option<String>,
     /// Nodes with room for one agent only.
     pub full: BTreeSet<String>,
     /// Nodes with room for none.
@@ -63,6 +67,8 @@ impl Cluster {
             blind: vec![],
             old: BTreeSet::new(),
             away: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            deadly: None,
             full: BTreeSet::new(),
             packed: BTreeSet::new(),
             refused: None,
@@ -136,6 +142,13 @@ impl Cluster {
             }
         }
         self.schedule();
+        let deadly =
+            |pod: &&Task| self.sets.get(&pod.definition).is_some_and(|s| Some(&s.version) == self.deadly.as_ref());
+        let down: Vec<_> = self.pods.values().filter(deadly).filter_map(|pod| pod.node.clone()).collect();
+        for node in down.iter().filter_map(|node| node.rsplit('/').next()) {
+            self.away.insert(node.to_owned());
+            self.silent.insert(node.to_owned());
+        }
         self.tell();
         self.measure();
     }
@@ -305,6 +318,7 @@ impl Cluster {
 
     fn reports(&self, pod: &Task) -> bool {
         pod.status == TaskStatus::Running
+            && !self.silent.iter().any(|name| pod.node.as_ref().is_some_and(|node| node.ends_with(name)))
             && self.sets.get(&pod.definition).is_some_and(|set| !self.broken.contains(&set.version))
     }
 

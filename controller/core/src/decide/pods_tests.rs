@@ -7,6 +7,7 @@ use crate::desired::Desired;
 use crate::fixtures::*;
 use proptest::prelude::*;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 fn wanted(version: &str, edit: impl FnOnce(&mut serde_json::Value)) -> Arc<Desired> {
@@ -158,12 +159,76 @@ fn a_version_that_sees_less_is_taken_back_and_an_old_kernel_is_no_versions_fault
     cluster.run(900);
     assert!(is_settled(&cluster, "1.0.1"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
     let failed = cluster.decider.memory().failed.values().next().unwrap().values().next().unwrap().why.clone();
-    assert!(failed.ends_with("did not report within 5m: it does not see processes"), "{failed}");
+    assert!(
+        failed.ends_with("did not report within 5m: it sees no processes, which the agent before it does"),
+        "{failed}"
+    );
 
     let mut cluster = about_to_roll(4);
     cluster.old.insert("n001".into());
     cluster.run(900);
     assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+
+    // Where no version sees more, a broken one goes back all the same.
+    let mut cluster = about_to_roll(4);
+    cluster.blind.extend(["1.0.1", "1.0.2"].map(str::to_owned));
+    cluster.broken.push("1.0.2".into());
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.1"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    cluster.decider.set_desired(wanted("1.0.3", |_| {}));
+    cluster.blind.push("1.0.3".into());
+    cluster.run(900);
+    assert!(is_settled(&cluster, "1.0.3"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+}
+
+#[test]
+fn a_version_that_is_named_while_another_one_is_promoted_waits_for_the_end_of_that() {
+    let mut cluster = about_to_roll(6);
+    for _ in 0..200 {
+        cluster.step(|| true);
+        if cluster.sets().iter().any(|(_, _, heeds)| !heeds) {
+            break;
+        }
+    }
+    assert!(cluster.labelled() > 0 && cluster.sets().iter().any(|(_, version, heeds)| *version == "1.0.2" && !heeds));
+    cluster.broken.push("1.0.3".into());
+    cluster.decider.set_desired(wanted("1.0.3", |_| {}));
+    cluster.most_uncovered = 0;
+    cluster.run(1_800);
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+    assert_eq!(cluster.most_uncovered, 0);
+}
+
+#[test]
+fn a_cut_network_is_no_versions_fault() {
+    let mut cluster = about_to_roll(6);
+    cluster.run(100);
+    assert_eq!(cluster.rollout().unwrap().phase, Phase::Soaking);
+    let all: BTreeSet<String> = (0..6).map(|i| format!("n{i:03}")).collect();
+    // Agents fall silent before their nodes are known to be away, and speak after they are back.
+    cluster.silent.clone_from(&all);
+    cluster.run(60);
+    cluster.away.clone_from(&all);
+    cluster.run(300);
+    cluster.away.clear();
+    cluster.run(30);
+    cluster.silent.clear();
+    cluster.run(1_800);
+    assert!(cluster.decider.memory().failed.is_empty(), "{:?}", cluster.decider.memory());
+    assert!(is_settled(&cluster, "1.0.2"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
+}
+
+#[test]
+fn a_version_that_takes_nodes_down_comes_to_few() {
+    let mut cluster = about_to_roll(10);
+    cluster.deadly = Some("1.0.2".into());
+    cluster.run(7_200);
+    assert_eq!(cluster.away.len(), 2, "{:?}", cluster.away);
+    let why = cluster.rollout().unwrap().why.unwrap();
+    assert!(why.starts_with("more nodes are away of those with the new agent"), "{why}");
+    cluster.decider.set_desired(wanted("1.0.1", |_| {}));
+    cluster.run(60);
+    assert!(is_settled(&cluster, "1.0.1"), "{:?} {:?}", cluster.sets(), cluster.decider.memory());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::evidence::id_of;
 use super::live_pods;
 use super::trace::{Source, Trace};
-use super::view::{ClusterView, Wanted, WorkloadView, is_eligible};
+use super::view::{ClusterView, Wanted, WorkloadView, is_eligible, is_lost};
 use crate::action::{DAEMON_SERVICE, EXTERNAL_DAEMON_SERVICE};
 use crate::desired::{Monitor, Version};
 use crate::fleet::{DeploymentController, LaunchType, RolloutState, Service, Strategy, Task};
@@ -326,10 +326,13 @@ pub(super) fn node_reason<T: Trace>(workload: &WorkloadView<'_, '_>, task: &Task
     };
     let daemon = cluster.state.service(daemon_name);
     if let Some(node) = node
-        && (!is_eligible(node, task.launch) || task.launch == LaunchType::Kubernetes && !node.connected)
+        && (!is_eligible(node, task.launch)
+            || task.launch == LaunchType::Kubernetes && !node.connected
+            || is_lost(node, world.now))
     {
         trace.detail(|| match task.launch {
             LaunchType::Kubernetes => "the node is not Ready; no pod starts there".to_owned(),
+            _ if node.active => "the node's ECS agent is disconnected; ECS starts no daemon there".to_owned(),
             _ => "the node is not ACTIVE; ECS starts no daemon there".to_owned(),
         });
         return Reason::NodeWithoutAgent;

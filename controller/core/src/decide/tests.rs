@@ -342,8 +342,13 @@ fn a_node_without_an_agent_says_why() {
         let mut report = node_report("d", "n1", &["a"], at(990));
         (report.heartbeat.depth, report.heartbeat.kernel) = (Depth::Network, kernel.into());
         heard.pop();
-        heard.push(of_agent(report));
+        heard.push(of_agent(report.clone()));
         assert_eq!(of(&enforce(), heard.clone()), unhealthy(reason), "{kernel}");
+        report.heartbeat.sensors[0].detail =
+            Some("ebpf: /sys/kernel/btf/vmlinux cannot be read: … CONFIG_DEBUG_INFO_BTF".into());
+        heard.pop();
+        heard.push(of_agent(report));
+        assert_eq!(of(&enforce(), heard.clone()), unhealthy(Reason::KernelUnsupported), "{kernel} without BTF");
     }
     heard.pop();
     heard.push(of_agent(node_report("d", "n1", &["other"], at(990))));

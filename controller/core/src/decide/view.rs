@@ -213,7 +213,7 @@ const AWAY: SignedDuration = SignedDuration::from_mins(10);
 
 /// Whether nobody waits for the node.
 pub(super) fn is_lost(node: &Node, now: Timestamp) -> bool {
-    node.away_since.is_some_and(|since| now.duration_since(since) >= AWAY)
+    !node.connected && node.turned_at.is_some_and(|since| now.duration_since(since) >= AWAY)
 }
 
 /// Whether a node can carry a daemon of this launch type at all.

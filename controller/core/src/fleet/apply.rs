@@ -195,9 +195,9 @@ impl Fleet {
                 return Applied::default();
             }
             held.at = now;
-            node.away_since = held.value.away_since;
+            node.turned_at = held.value.turned_at.filter(|_| held.value.connected == node.connected);
         }
-        node.away_since = node.away_since.or(Some(now)).filter(|_| !node.connected);
+        node.turned_at = node.turned_at.or(Some(now));
         if state.nodes.get(&arn).is_some_and(|held| held.value == node) {
             return Applied::default();
         }

@@ -320,8 +320,8 @@ pub struct Node {
     pub active: bool,
     /// The agent of ECS is connected, or the kubelet (the node is Ready).
     pub connected: bool,
-    /// Since when it is not; the fleet sets this, by its own clock.
-    pub away_since: Option<Timestamp>,
+    /// Since when it is, or is not; the fleet sets this, by its own clock.
+    pub turned_at: Option<Timestamp>,
     /// Attributes, such as `ecs.os-type`; a custom one without value maps to "".
     pub attributes: BTreeMap<String, String>,
     /// Taints that keep pods away, and so an agent that does not tolerate them; ECS has none.

@@ -219,8 +219,9 @@ impl KubernetesExecutor {
                 Ok(())
             }
             Err(error) if is_absent(&error) => Ok(()),
+            Err(error) if code(&error) == Some(409) => Err(Stop::Changed(words(&error))),
             // It goes without us too, only later: nothing is held up.
-            Err(error) => Err(Stop::Changed(format!("delete pods: {}", words(&error)))),
+            Err(error) => Err(Stop::Answer(format!("delete pods: {}", words(&error)))),
         }
     }
 

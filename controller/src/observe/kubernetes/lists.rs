@@ -24,24 +24,26 @@ where
 }
 
 /// The same for many objects: the API server sends the list as events of the watch, so that it writes one object while
-/// another is read here, and no page is held. The list may be a moment old; the watch goes on from there. An API server
-/// that cannot do that is asked for pages.
+/// another is read here, and no page is held. What it sends is what it has, and may be older than what another API server
+/// of the cluster has sent before. So only the first list is a stream: later ones come by pages, which are read anew from
+/// etcd, as does the first one where the API server cannot stream.
 pub(super) fn streamed<K>(api: Api<K>, config: Config) -> Stream<K>
 where
     K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
     let events = paged(api.clone(), config.clone().streaming_lists());
-    stream::unfold((events, Some((api, config))), |(mut events, mut otherwise)| async move {
+    stream::unfold((events, Some((api, config)), false), |(mut events, mut otherwise, mut listed)| async move {
         loop {
             let event = events.next().await?;
-            let refused =
-                matches!(&event, Err(Error::WatchStartFailed(kube::Error::Api(status))) if status.code == INVALID);
-            match otherwise.take_if(|_| refused) {
-                Some((api, config)) => {
-                    tracing::info!("the API server streams no lists; it is asked for pages");
-                    events = paged(api, config);
-                }
-                None => return Some((event, (events, otherwise))),
+            let over = match &event {
+                Err(Error::WatchStartFailed(kube::Error::Api(status))) => status.code == INVALID,
+                Ok(Event::Init) => listed,
+                _ => false,
+            };
+            listed |= matches!(event, Ok(Event::InitDone));
+            match otherwise.take_if(|_| over) {
+                Some((api, config)) => events = paged(api, config),
+                None => return Some((event, (events, otherwise, listed))),
             }
         }
     })

@@ -302,7 +302,7 @@ pub fn node(scope: &Kubernetes, node: &Node) -> Option<fleet::Node> {
         instance_id: meta.uid.as_deref().map(Str::from),
         active: true,
         connected: ready,
-        away_since: None,
+        turned_at: None,
         attributes,
         taints: taints(node),
         free_memory: 0,

@@ -39,10 +39,10 @@ struct Size {
 }
 
 /// Builds the cluster, measures, and takes it down. What was measured before something failed is kept.
-pub async fn measure(quick: bool, rows: &mut Vec<Row>) -> Result<()> {
+pub async fn measure(quick: bool, idle: Duration, rows: &mut Vec<Row>) -> Result<()> {
     let size = match quick {
         true => Size { nodes: 50, pods: 500, changes: 20, idle: Duration::from_secs(20) },
-        false => Size { nodes: 1_000, pods: 10_000, changes: 200, idle: Duration::from_secs(600) },
+        false => Size { nodes: 1_000, pods: 10_000, changes: 200, idle },
     };
     // Each agent holds a connection, and so does the gateway, a child of this process.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -141,7 +141,11 @@ async fn in_cluster(
     let first = turn::ours(release, &agents, size.nodes, ("0.1.1", "0.1.2"), "DeleteFirst").await?;
     rows.push(Row::within(SECTION, &what("controller's memory at its highest"), machine::peak(pid)?, "MiB", 150.0));
     let simulators = format!("{:.0} MiB", machine::resident(std::process::id())?);
-    rows.push(Row::noted(SECTION, &format!("memory of this process, with {} agents in it", size.nodes), &simulators));
+    rows.push(Row::noted(
+        SECTION,
+        &format!("memory of the measuring process, with {} agents in it", size.nodes),
+        &simulators,
+    ));
     drop(agents);
     release.stop_controller();
     say("Kubernetes' own roll of a DaemonSet");

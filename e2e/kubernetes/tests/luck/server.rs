@@ -59,7 +59,7 @@ async fn away_in_mid_rollout(room: &mut Room, audit: &Audit) {
     let ready = format!("{}/readyz", room.release.controller().unwrap().web);
     let said = http::send("GET", &ready, "").await.unwrap_err();
     let said = format!("{said:#}");
-    assert!(said.contains("503") && said.contains("the lease cannot be had"), "{said}");
+    assert!(said.contains("503") && said.contains("the API server does not give the lease"), "{said}");
     room.rest(back).await;
     room.release.controller().unwrap().process().alive().unwrap();
     room.release.plane.start_apiserver().await.unwrap();
