@@ -78,9 +78,6 @@ pub struct Rollout {
     /// Steps done, over all nodes: a deadline starts anew whenever it grows.
     #[serde(default)]
     pub progress: u64,
-    /// Since when more agents of moved nodes are missing than may be.
-    #[serde(default)]
-    pub missing_since: Option<Timestamp>,
 }
 
 /// What was done to one service.

@@ -39,9 +39,6 @@ use tasuki_api::desired::{Handover, OnFailure};
 pub(super) const UNSELECTED: SignedDuration = SignedDuration::from_mins(10);
 /// So long a pod waits for room beside the one that it takes over from; then that one goes first.
 const CROWDED: SignedDuration = SignedDuration::from_secs(30);
-/// Agents of moved nodes may be missing for so long: where a network is cut, agents fall silent before their nodes are
-/// known to be away (45 s and 40 to 50 s), and speak after they are back.
-const MISSING: SignedDuration = SignedDuration::from_secs(60);
 
 /// What a step wants done and remembered.
 #[derive(Debug, Default)]
@@ -267,7 +264,6 @@ impl<'a> Roll<'a, '_, '_> {
             from_definition: Some(serving.definition.clone()),
             in_place: false,
             progress: 0,
-            missing_since: None,
         }
     }
 
@@ -275,10 +271,18 @@ impl<'a> Roll<'a, '_, '_> {
     /// an outage that is longer than the deadline is no fault of the version's.
     fn is_late(&self, rollout: &Rollout, node: &NodeView<'_>) -> bool {
         let deadline = SignedDuration::from_secs(self.monitor.spec.rollout.deadline.as_secs() as i64);
-        // A node that was away gets its time anew.
+        // A node that was away gets its time anew, and one that comes and goes not for ever.
         let back = node.node.turned_at.filter(|_| self.daemons.launch == LaunchType::Kubernetes);
-        let since = rollout.step_since.max(self.daemons.cluster.world.fleet.born()).max(back.unwrap_or(Timestamp::MIN));
+        let back = back.unwrap_or(rollout.step_since).min(rollout.step_since + deadline * 2);
+        let since = rollout.step_since.max(self.daemons.cluster.world.fleet.born()).max(back);
         self.now.duration_since(since) >= deadline
+    }
+
+    /// What a moved node says counts: it is not away, nor back for so short a time that its agent cannot have spoken yet.
+    fn is_judged(&self, node: &NodeView<'_>) -> bool {
+        let deadline = SignedDuration::from_secs(self.monitor.spec.rollout.deadline.as_secs() as i64);
+        let is_new = node.node.turned_at.is_some_and(|since| self.now.duration_since(since) < deadline);
+        node.next_agent.is_heard() || self.daemons.launch != LaunchType::Kubernetes || node.node.connected && !is_new
     }
 
     /// An agent can be asked for: its node is Ready. An ECS agent that is disconnected silences no other one.
@@ -333,8 +337,7 @@ impl<'a> Roll<'a, '_, '_> {
                 return;
             }
         }
-        let hands_over = self.daemons.launch == LaunchType::Kubernetes && !self.daemons.promoted();
-        for node in nodes.iter().filter(|n| n.next && n.hold && hands_over) {
+        for node in nodes.iter().filter(|n| n.next && n.hold && self.daemons.launch == LaunchType::Kubernetes) {
             let Some(old) = node.serving_agent.stays() else { continue };
             let (node, task) = (node.node.arn.clone(), old.task.arn.clone());
             self.act(ActionKind::DeleteAgent { node, task }, "the node was handed over");
@@ -373,26 +376,14 @@ impl<'a> Roll<'a, '_, '_> {
                 return;
             }
             // What cannot be asked is no evidence. Where every node is away, none was handed over.
-            let here: Vec<_> = moved.iter().copied().filter(|n| self.is_awaited(n) || n.is_here()).collect();
+            let here: Vec<_> = moved.iter().copied().filter(|n| self.is_judged(n)).collect();
             let away = |n: &NodeView<'_>| n.lost || n.eligible && !n.node.connected;
-            if here.is_empty() && self.daemons.nodes.iter().any(away) {
-                rollout.missing_since = None;
-                return;
-            }
-            if !placing.is_empty() {
+            let nobody = here.is_empty() && (!moved.is_empty() || self.daemons.nodes.iter().any(away));
+            if !placing.is_empty() || nobody {
                 return;
             }
             let since = *rollout.soaking_since.get_or_insert(self.now);
-            let gates = &self.monitor.spec.rollout.gates;
-            if let Some(why) = self.daemons.missing(gates, &here) {
-                let missing = *rollout.missing_since.get_or_insert(self.now);
-                if self.now.duration_since(missing) >= MISSING {
-                    self.fail(rollout, format!("wave {}: {why}", wave.name));
-                }
-                return;
-            }
-            rollout.missing_since = None;
-            if let Some(why) = self.daemons.gate_violation(gates, &here, self.now) {
+            if let Some(why) = self.daemons.gate_violation(&self.monitor.spec.rollout.gates, &here, self.now) {
                 self.fail(rollout, format!("wave {}: {why}", wave.name));
                 return;
             }
@@ -472,8 +463,11 @@ impl<'a> Roll<'a, '_, '_> {
                 }
             } else if node.next {
                 left += 1;
-                // No daemon starts on a node that drains or is away, so there is nothing to wait for.
-                if node.serving_agent.is_healthy() || !node.eligible || !self.is_awaited(node) {
+                let (serving, next) = (&node.serving_agent, &node.next_agent);
+                // One that is not whole is as good as the next one, if that is not either. No daemon starts on a node that
+                // drains, and on one that is away with its agents there is nothing to wait for.
+                let is_back = serving.is_healthy() || serving.is_heard() && !next.is_healthy();
+                if is_back || !node.eligible || !self.is_awaited(node) && !next.is_heard() {
                     let kind = ActionKind::DeleteAttribute { node: arn, name: NEXT.into() };
                     self.act(kind, "the serving agent reports: the next one may go");
                 } else if self.waits_for_room(&node.serving_agent) {

@@ -7,12 +7,16 @@ use crate::action::{Action, ActionKind, DAEMON_SERVICE, DAEMON_SERVICE_NEXT, EXT
 use crate::action::{EXTERNAL_DAEMON_SERVICE_NEXT, HOLD, NEXT, OWNER_TAG, PROMOTING};
 use crate::desired::Monitor;
 use crate::fleet::{Agent, LaunchType, Node, Service, Str, TaskState, TaskStatus};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tasuki_api::coverage::Depth;
 use tasuki_api::desired::Gates;
 
 /// How the reason of a container begins whose pod finds no node with room.
 pub(super) const UNSCHEDULABLE: &str = "Unschedulable";
+
+/// Where a network is cut, agents fall silent before their nodes are known to be away (45 s and 40 to 50 s), and speak
+/// after they are back.
+const OUT_OF_STEP: SignedDuration = SignedDuration::from_secs(60);
 
 /// What is wrong where an agent sees less than the one before it.
 pub(super) const SEES_LESS: &str = ": it sees no processes, which the agent before it does";
@@ -69,11 +73,6 @@ impl NodeView<'_> {
         old >= Some(Depth::Process) && depth(&self.next_agent).is_some_and(|new| new < Depth::Process)
     }
 
-    /// What it says can be believed: it is there, or its agent is heard all the same.
-    pub fn is_here(&self) -> bool {
-        self.node.connected || self.next_agent.fresh
-    }
-
     /// Not even the serving agent finds room there, so nothing can be handed over.
     pub fn is_full(&self) -> bool {
         !self.hold && self.serving_agent.crowded_since().is_some()
@@ -91,6 +90,15 @@ impl Placed<'_> {
     /// Its task, where that is to stay as far as anyone has said.
     pub fn stays(&self) -> Option<&TaskState> {
         self.task.filter(|t| !t.task.desired_stopped && t.task.status < TaskStatus::Stopping)
+    }
+    /// It runs, and an agent reports from it.
+    pub fn is_heard(&self) -> bool {
+        self.fresh && self.task.is_some_and(|t| t.task.status == TaskStatus::Running && !t.task.desired_stopped)
+    }
+    /// It has been silent for longer than a network that is cut leaves it out of step with its node.
+    fn is_missing(&self, now: Timestamp) -> bool {
+        let over = |agent: &Agent| now.duration_since(agent.report.received_at) >= agent.silence_after() + OUT_OF_STEP;
+        !self.is_healthy() && self.agent.is_none_or(|agent| !agent.is_whole() || over(agent))
     }
     /// It runs what its service should run, and a whole agent reports from it.
     pub fn is_healthy(&self) -> bool {
@@ -161,15 +169,16 @@ impl<'a, 'c> Daemons<'a, 'c> {
     }
 
     fn view(&self, node: &'a Node, eligible: bool) -> NodeView<'a> {
-        let lost = is_lost(node, self.cluster.world.now);
+        let (serving_agent, next_agent) = (self.placed(node, self.serving), self.placed(node, self.next));
+        let lost = is_lost(node, self.cluster.world.now) && !serving_agent.fresh && !next_agent.fresh;
         NodeView {
             node,
             hold: node.attributes.contains_key(HOLD),
             next: node.attributes.contains_key(NEXT),
             eligible: eligible && !lost,
             lost: eligible && lost,
-            serving_agent: self.placed(node, self.serving),
-            next_agent: self.placed(node, self.next),
+            serving_agent,
+            next_agent,
         }
     }
 
@@ -193,24 +202,31 @@ impl<'a, 'c> Daemons<'a, 'c> {
         }
     }
 
-    /// Of the nodes with the new agent more are away than of the others: it may be what takes them down. One node may go
-    /// for any reason.
+    /// Of the nodes with the new agent more are away than of the others, and more than a few: it may be what takes them
+    /// down. One node may go for any reason.
     pub fn takes_nodes_down(&self) -> bool {
         let all = || self.nodes.iter().filter(|n| n.eligible || n.lost);
         let away = |with: bool| all().filter(|n| n.next == with && !n.node.connected).count();
         let of = |with: bool| all().filter(|n| n.next == with).count();
-        away(true) >= 2 && away(true) * of(false) > away(false) * of(true)
+        let (some, enough) = (away(true) >= 2, away(true) * 20 >= of(true));
+        self.launch == LaunchType::Kubernetes && some && enough && away(true) * of(false) > away(false) * of(true)
     }
 
-    /// The first node whose new agent is awaited, and what is wrong with it.
-    pub fn waiting(&self) -> Option<String> {
+    /// The first node whose agent is awaited, and what is wrong with it: the new one, or the old one where nodes go `back`.
+    pub fn waiting(&self, back: bool) -> Option<String> {
+        let told =
+            |node: &NodeView<'_>, trouble: &str| format!("node {}{trouble}", super::evidence::id_of(&node.node.arn));
+        if back {
+            let node = self.nodes.iter().find(|n| n.next && !n.hold && !n.serving_agent.is_healthy())?;
+            return Some(told(node, &node.serving_agent.trouble()));
+        }
         let waits = |n: &&NodeView<'_>| n.next && !n.is_full() && (!n.next_agent.is_healthy() || n.sees_less());
         if self.takes_nodes_down() {
             return Some(
                 "more nodes are away of those with the new agent than of the others: no other one gets it".to_owned(),
             );
         }
-        let mut nodes = self.nodes.iter().filter(|n| n.eligible);
+        let mut nodes = self.nodes.iter().filter(|n| n.eligible || n.lost);
         let node = nodes.clone().find(waits).or_else(|| nodes.find(|n| !n.node.connected))?;
         let trouble = match (node.node.connected, self.launch) {
             (true, _) if node.sees_less() => SEES_LESS.to_owned(),
@@ -218,16 +234,16 @@ impl<'a, 'c> Daemons<'a, 'c> {
             (false, LaunchType::Kubernetes) => ": it is not Ready".to_owned(),
             (false, _) => ": its ECS agent is disconnected".to_owned(),
         };
-        Some(format!("node {}{trouble}", super::evidence::id_of(&node.node.arn)))
+        Some(told(node, &trouble))
     }
 
     /// Which of the moved nodes' agents are missing, where more are than may be.
-    pub fn missing(&self, gates: &Gates, moved: &[&NodeView<'_>]) -> Option<String> {
-        let healthy = moved.iter().filter(|n| n.next_agent.is_healthy()).count();
+    fn missing(gates: &Gates, moved: &[&NodeView<'_>], now: Timestamp) -> Option<String> {
+        let healthy = moved.iter().filter(|n| !n.next_agent.is_missing(now)).count();
         if healthy >= gates.healthy_agents.of(moved.len()) {
             return None;
         }
-        let silent = moved.iter().find(|n| !n.next_agent.is_healthy());
+        let silent = moved.iter().find(|n| n.next_agent.is_missing(now));
         let name = silent.map_or("?", |n| super::evidence::id_of(&n.node.arn));
         Some(format!(
             "{healthy} of {} new agents are healthy, {} are wanted ({name} is not)",
@@ -241,6 +257,9 @@ impl<'a, 'c> Daemons<'a, 'c> {
     pub fn gate_violation(&self, gates: &Gates, moved: &[&NodeView<'_>], now: Timestamp) -> Option<String> {
         if moved.is_empty() {
             return None;
+        }
+        if let Some(why) = Self::missing(gates, moved, now) {
+            return Some(why);
         }
         let new: Vec<&Agent> = moved.iter().filter_map(|n| n.next_agent.agent).filter(|a| a.is_fresh(now)).collect();
         let old: Vec<&Agent> = self

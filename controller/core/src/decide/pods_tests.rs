@@ -300,6 +300,7 @@ fn nodes_that_do_not_come_back_hold_nothing_up() {
     let wave = json!([{"name": "all", "take": "100%", "soak": "0s", "maxUnavailable": "20%"}]);
     cluster.decider.set_desired(wanted("1.0.2", |spec| spec["rollout"] = json!({"waves": wave})));
     cluster.away.extend(["n008", "n009"].map(str::to_owned));
+    cluster.silent.clone_from(&cluster.away);
     cluster.run(590);
     let rollout = cluster.rollout().unwrap();
     assert_eq!((rollout.done, rollout.of, rollout.phase), (8, 10, Phase::RollingOut));

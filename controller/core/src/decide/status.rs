@@ -94,6 +94,11 @@ impl Decider {
                 () if rollout.soaking_since.is_some() => Phase::Soaking,
                 () => Phase::RollingOut,
             };
+            let next = daemons.next.and_then(|s| fleet.definition(&s.definition)).and_then(|d| d.sidecar.as_ref());
+            let is_other = next.is_some_and(|m| m.spec.as_ref() != wanted.as_ref().map(|w| &w.agent_print));
+            let back = is_other || matches!(phase, Phase::RollingBack | Phase::Finishing);
+            let still = now.duration_since(rollout.step_since) >= STILL && !daemons.promoted();
+            let waits = if still { daemons.waiting(back) } else { None };
             let waves = monitor.and_then(|m| world.desired.monitors.get(m)).map(|m| &m.spec.rollout.waves);
             all.push(RolloutStatus {
                 cluster: arn.clone(),
@@ -104,10 +109,10 @@ impl Decider {
                 done: done.count() as u64,
                 of: nodes.count() as u64,
                 since: rollout.soaking_since.unwrap_or(rollout.step_since),
-                why: rollout.rolling_back.clone().or_else(|| {
-                    let still = now.duration_since(rollout.step_since) >= STILL && phase != Phase::Finishing;
-                    still.then(|| daemons.waiting()).flatten()
-                }),
+                why: match (rollout.rolling_back.clone(), waits) {
+                    (Some(why), Some(waits)) => Some(format!("{why}; it waits for {waits}")),
+                    (why, waits) => why.or(waits),
+                },
             });
         }
         all
