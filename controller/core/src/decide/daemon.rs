@@ -271,11 +271,17 @@ impl<'a> Roll<'a, '_, '_> {
     /// an outage that is longer than the deadline is no fault of the version's.
     fn is_late(&self, rollout: &Rollout, node: &NodeView<'_>) -> bool {
         let deadline = SignedDuration::from_secs(self.monitor.spec.rollout.deadline.as_secs() as i64);
-        // A node that was away gets its time anew, and one that comes and goes not for ever.
+        // A node that was away gets its time anew.
         let back = node.node.turned_at.filter(|_| self.daemons.launch == LaunchType::Kubernetes);
-        let back = back.unwrap_or(rollout.step_since).min(rollout.step_since + deadline * 2);
-        let since = rollout.step_since.max(self.daemons.cluster.world.fleet.born()).max(back);
+        let since = rollout.step_since.max(self.daemons.cluster.world.fleet.born()).max(back.unwrap_or(Timestamp::MIN));
         self.now.duration_since(since) >= deadline
+    }
+
+    /// The new agent has not been heard for as long as it is given, so nothing is lost with it.
+    fn is_mute(&self, node: &NodeView<'_>) -> bool {
+        let deadline = SignedDuration::from_secs(self.monitor.spec.rollout.deadline.as_secs() as i64);
+        let since = self.daemons.cluster.world.fleet.born().max(node.node.turned_at.unwrap_or(Timestamp::MIN));
+        node.next_agent.is_missing(self.now) && self.now.duration_since(since) >= deadline
     }
 
     /// What a moved node says counts: it is not away, nor back for so short a time that its agent cannot have spoken yet.
@@ -380,6 +386,7 @@ impl<'a> Roll<'a, '_, '_> {
             let away = |n: &NodeView<'_>| n.lost || n.eligible && !n.node.connected;
             let nobody = here.is_empty() && (!moved.is_empty() || self.daemons.nodes.iter().any(away));
             if !placing.is_empty() || nobody {
+                rollout.soaking_since = rollout.soaking_since.filter(|_| !nobody);
                 return;
             }
             let since = *rollout.soaking_since.get_or_insert(self.now);
@@ -394,7 +401,7 @@ impl<'a> Roll<'a, '_, '_> {
                 (rollout.wave, rollout.soaking_since, rollout.step_since) = (rollout.wave + 1, None, self.now);
                 continue;
             }
-            if self.daemons.takes_nodes_down() {
+            if self.daemons.takes_nodes_down() || here.len() < moved.len() {
                 return;
             }
             if moved.len() == nodes.len()
@@ -450,7 +457,7 @@ impl<'a> Roll<'a, '_, '_> {
         let nodes = &self.daemons.nodes;
         let total = nodes.iter().filter(|n| n.eligible).count();
         let at_once = self.monitor.spec.rollout.waves.last().map_or(1, |w| w.max_unavailable.of(total)).max(1);
-        let mut waiting = nodes.iter().filter(|n| n.next && !n.hold && self.is_awaited(n)).count();
+        let mut waiting = nodes.iter().filter(|n| n.next && !n.hold && n.eligible && self.is_awaited(n)).count();
         let mut left = 0;
         for node in nodes {
             let arn = node.node.arn.clone();
@@ -465,9 +472,10 @@ impl<'a> Roll<'a, '_, '_> {
                 left += 1;
                 let (serving, next) = (&node.serving_agent, &node.next_agent);
                 // One that is not whole is as good as the next one, if that is not either. No daemon starts on a node that
-                // drains, and on one that is away with its agents there is nothing to wait for.
+                // drains, and on one that is away, or mute, with its next agent there is nothing to wait for.
                 let is_back = serving.is_healthy() || serving.is_heard() && !next.is_healthy();
-                if is_back || !node.eligible || !self.is_awaited(node) && !next.is_heard() {
+                let is_over = !node.eligible || self.is_mute(node) || !self.is_awaited(node) && !next.is_heard();
+                if is_back || is_over {
                     let kind = ActionKind::DeleteAttribute { node: arn, name: NEXT.into() };
                     self.act(kind, "the serving agent reports: the next one may go");
                 } else if self.waits_for_room(&node.serving_agent) {

@@ -96,7 +96,7 @@ impl Placed<'_> {
         self.fresh && self.task.is_some_and(|t| t.task.status == TaskStatus::Running && !t.task.desired_stopped)
     }
     /// It has been silent for longer than a network that is cut leaves it out of step with its node.
-    fn is_missing(&self, now: Timestamp) -> bool {
+    pub fn is_missing(&self, now: Timestamp) -> bool {
         let over = |agent: &Agent| now.duration_since(agent.report.received_at) >= agent.silence_after() + OUT_OF_STEP;
         !self.is_healthy() && self.agent.is_none_or(|agent| !agent.is_whole() || over(agent))
     }
@@ -170,16 +170,10 @@ impl<'a, 'c> Daemons<'a, 'c> {
 
     fn view(&self, node: &'a Node, eligible: bool) -> NodeView<'a> {
         let (serving_agent, next_agent) = (self.placed(node, self.serving), self.placed(node, self.next));
-        let lost = is_lost(node, self.cluster.world.now) && !serving_agent.fresh && !next_agent.fresh;
-        NodeView {
-            node,
-            hold: node.attributes.contains_key(HOLD),
-            next: node.attributes.contains_key(NEXT),
-            eligible: eligible && !lost,
-            lost: eligible && lost,
-            serving_agent,
-            next_agent,
-        }
+        let (hold, next) = (node.attributes.contains_key(HOLD), node.attributes.contains_key(NEXT));
+        // One that has moved and is heard holds nothing up.
+        let lost = is_lost(node, self.cluster.world.now) && !(hold && next && next_agent.is_heard());
+        NodeView { node, hold, next, eligible: eligible && !lost, lost: eligible && lost, serving_agent, next_agent }
     }
 
     fn placed(&self, node: &Node, service: Option<&'a Service>) -> Placed<'a> {
