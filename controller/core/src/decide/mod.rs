@@ -23,6 +23,7 @@ mod live_pods;
 #[cfg(test)]
 mod live_pods_tests;
 mod missed;
+mod patience;
 #[cfg(test)]
 mod pods_simulation;
 #[cfg(test)]
