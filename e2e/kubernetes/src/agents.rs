@@ -59,7 +59,6 @@ struct Shared {
     gateway: Url,
     tokens: Semaphore,
     muted: watch::Sender<BTreeSet<String>>,
-    old_kernels: Mutex<BTreeSet<String>>,
     state: Mutex<State>,
     directory: TempDir,
 }
@@ -70,6 +69,8 @@ struct State {
     nodes: HashMap<String, BTreeMap<String, Name>>,
     /// The agents, by their pod's uid.
     agents: HashMap<String, Running>,
+    /// Nodes on whose kernel an agent sees the network only.
+    old_kernels: BTreeSet<String>,
     /// Nodes whose agent went while no other one there had spoken.
     gaps: Vec<String>,
 }
@@ -97,7 +98,6 @@ impl Agents {
             gateway: format!("https://{gateway}").parse().with_context(|| format!("{gateway} is no address"))?,
             tokens: Semaphore::new(TOKENS),
             muted: watch::Sender::default(),
-            old_kernels: Mutex::default(),
             state: Mutex::default(),
             directory: tempfile::Builder::new().prefix("agents-").tempdir_in(plane.directory())?,
         });
@@ -112,7 +112,7 @@ impl Agents {
 
     /// Gives a node a kernel on which an agent sees the network only.
     pub fn age_kernel(&self, node: &str) {
-        self.shared.old_kernels.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned());
+        self.shared.state().old_kernels.insert(node.to_owned());
     }
 
     /// Lets them speak again.
@@ -398,12 +398,12 @@ impl HeartbeatSource for Source {
         let name = |pod: &Name| {
             PodName { cluster: &self.cluster, namespace: &pod.namespace, uid: &pod.uid, name: &pod.name }.to_string()
         };
-        let is_old = self.shared.old_kernels.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.node);
-        let (sensor, depth, kernel) = match is_old {
+        let state = self.shared.state();
+        let (sensor, depth, kernel) = match state.old_kernels.contains(&self.node) {
             true => ("network", Depth::Network, "4.14.355-kwok"),
             false => ("ebpf", Depth::Full, "6.1.0-kwok"),
         };
-        let tasks = self.shared.state().nodes.get(&self.node).map(|pods| pods.values().map(name).collect());
+        let tasks = state.nodes.get(&self.node).map(|pods| pods.values().map(name).collect());
         Heartbeat {
             time: Timestamp::now(),
             started_at: self.started_at,

@@ -24,7 +24,7 @@
 //! Everything but deadlines, soaks and failures is read from the fleet each time, so a crash between
 //! any two calls resumes where it was.
 
-use super::daemon_view::{Daemons, NodeView, Placed, SEES_LESS};
+use super::daemon_view::{Daemons, NodeView, Placed};
 use super::services::{DAEMON_CALLS, unwilling};
 use super::trace::Silent;
 use super::view::{ClusterView, Wanted};
@@ -302,12 +302,11 @@ impl<'a> Roll<'a, '_, '_> {
                 let kind = ActionKind::PutAttribute { node: arn, name: HOLD.into() };
                 self.act(kind, "the node has no room for two agents: the old one goes first");
             } else if self.is_awaited(node) && self.is_late(&rollout, node) {
-                let trouble = node.sees_less().then(|| SEES_LESS.to_owned());
                 let why = format!(
                     "node {}: the new agent did not report within {}{}",
                     super::evidence::id_of(&node.node.arn),
                     self.monitor.spec.rollout.deadline,
-                    trouble.unwrap_or_else(|| node.next_agent.trouble())
+                    node.trouble()
                 );
                 self.fail(&mut rollout, why);
                 self.step.rollout = Some(rollout);

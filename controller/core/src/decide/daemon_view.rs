@@ -19,7 +19,7 @@ pub(super) const UNSCHEDULABLE: &str = "Unschedulable";
 const OUT_OF_STEP: SignedDuration = SignedDuration::from_secs(60);
 
 /// What is wrong where an agent sees less than the one before it.
-pub(super) const SEES_LESS: &str = ": it sees no processes, which the agent before it does";
+const SEES_LESS: &str = ": it sees no processes, which the agent before it does";
 
 /// The daemon of one cluster and launch type.
 pub(super) struct Daemons<'a, 'c> {
@@ -73,6 +73,11 @@ impl NodeView<'_> {
         old >= Some(Depth::Process) && depth(&self.next_agent).is_some_and(|new| new < Depth::Process)
     }
 
+    /// What is wrong with the new agent, to be put behind a sentence.
+    pub fn trouble(&self) -> String {
+        if self.sees_less() { SEES_LESS.to_owned() } else { self.next_agent.trouble() }
+    }
+
     /// Not even the serving agent finds room there, so nothing can be handed over.
     pub fn is_full(&self) -> bool {
         !self.hold && self.serving_agent.crowded_since().is_some()
@@ -102,9 +107,7 @@ impl Placed<'_> {
     }
     /// It runs what its service should run, and a whole agent reports from it.
     pub fn is_healthy(&self) -> bool {
-        self.fresh
-            && self.agent.is_some_and(Agent::is_whole)
-            && self.task.is_some_and(|t| t.task.status == TaskStatus::Running && !t.task.desired_stopped)
+        self.is_heard() && self.agent.is_some_and(Agent::is_whole)
     }
     /// What ECS, Kubernetes or the agent says is wrong, to be put behind a sentence.
     pub fn trouble(&self) -> String {
@@ -223,8 +226,7 @@ impl<'a, 'c> Daemons<'a, 'c> {
         let mut nodes = self.nodes.iter().filter(|n| n.eligible || n.lost);
         let node = nodes.clone().find(waits).or_else(|| nodes.find(|n| !n.node.connected))?;
         let trouble = match (node.node.connected, self.launch) {
-            (true, _) if node.sees_less() => SEES_LESS.to_owned(),
-            (true, _) => node.next_agent.trouble(),
+            (true, _) => node.trouble(),
             (false, LaunchType::Kubernetes) => ": it is not Ready".to_owned(),
             (false, _) => ": its ECS agent is disconnected".to_owned(),
         };

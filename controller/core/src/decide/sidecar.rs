@@ -18,7 +18,7 @@ use crate::action::{Action, ActionKind, FAMILY_SUFFIX, is_daemon_service};
 use crate::desired::{Monitor, Selection};
 use crate::fleet::{Deployment, LaunchType, RolloutState, Service, Str, TaskStatus};
 use crate::memory::{Failure, ServiceHistory};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tasuki_api::desired::{Delivery, OnFailure, OnOutdated};
 
 /// Tasks of a deployment that may fail to start before it counts as worse: one may be chance.
@@ -198,7 +198,7 @@ fn worse(cluster: &ClusterView<'_>, service: &Service, deployment: &Deployment, 
         return Some(format!("{} tasks of it failed: {why}", deployment.failed));
     }
     let world = cluster.world;
-    let deadline = SignedDuration::from_secs(monitor.spec.rollout.deadline.as_secs() as i64);
+    let deadline = monitor.deadline();
     let tasks = cluster.state.tasks_of(&service.name).filter(|t| {
         t.task.definition == deployment.definition && !t.task.desired_stopped && t.task.status <= TaskStatus::Running
     });

@@ -3,7 +3,7 @@
 use super::Decider;
 use super::daemon_view::Daemons;
 use super::view::ClusterView;
-use crate::fleet::{Fleet, LaunchType, Str};
+use crate::fleet::{Fleet, LaunchType, Service, SidecarMark, Str};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -78,10 +78,10 @@ impl Decider {
             let daemons = Daemons::new(&cluster, launch);
             let monitor = world.desired.select_cluster(cluster.cluster, launch);
             let wanted = monitor.and_then(|m| cluster.wanted(m));
-            let serving_mark =
-                daemons.serving.and_then(|s| fleet.definition(&s.definition)).and_then(|d| d.sidecar.as_ref());
-            let taken_over = serving_mark.is_some_and(|m| m.spec.as_ref() == wanted.as_ref().map(|w| &w.agent_print))
-                && !rollout.in_place;
+            let mark = |service: &Service| fleet.definition(&service.definition)?.sidecar.as_ref();
+            let is_wanted = |mark: &SidecarMark| mark.spec.as_ref() == wanted.as_ref().map(|w| &w.agent_print);
+            let (serving_mark, next_mark) = (daemons.serving.and_then(mark), daemons.next.and_then(mark));
+            let taken_over = serving_mark.is_some_and(is_wanted) && !rollout.in_place;
             let nodes = daemons.nodes.iter().filter(|n| n.eligible);
             let done = nodes.clone().filter(|n| match (rollout.in_place, taken_over) {
                 (true, _) => n.serving_agent.is_healthy() && serving_mark.is_some_and(|m| m.version == rollout.version),
@@ -94,8 +94,7 @@ impl Decider {
                 () if rollout.soaking_since.is_some() => Phase::Soaking,
                 () => Phase::RollingOut,
             };
-            let next = daemons.next.and_then(|s| fleet.definition(&s.definition)).and_then(|d| d.sidecar.as_ref());
-            let is_other = next.is_some_and(|m| m.spec.as_ref() != wanted.as_ref().map(|w| &w.agent_print));
+            let is_other = next_mark.is_some_and(|mark| !is_wanted(mark));
             let back = is_other || matches!(phase, Phase::RollingBack | Phase::Finishing);
             let still = now.duration_since(rollout.step_since) >= STILL && !daemons.promoted();
             let waits = if still { daemons.waiting(back) } else { None };

@@ -16,7 +16,7 @@ pub use window::Windows;
 
 use crate::action::{AgentSpec, GatewaySpec, PodsSpec, SidecarSpec};
 use crate::fleet::{Cluster, LaunchType, Node, ScopeId, Service, Str, Taint};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use tasuki_api::desired::{AwsScopeSpec, Compute, Delivery, Document, Mode, PidMode};
 use tasuki_api::desired::{RuntimeMonitorSpec, SensorChoice, Sizing, Startup};
@@ -221,6 +221,11 @@ impl Monitor {
     /// Whether it may change anything.
     pub fn enforces(&self) -> bool {
         self.spec.mode == Mode::Enforce
+    }
+
+    /// How long an agent has to report in a rollout.
+    pub fn deadline(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.spec.rollout.deadline.as_secs() as i64)
     }
 
     /// Whether the API server is to add sidecars to pods.

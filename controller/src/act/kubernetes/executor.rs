@@ -7,7 +7,7 @@ use crate::act::executor::{outcome, write_down};
 use crate::act::outcome::{Outcome, Stop};
 use crate::act::{Owned, OwnedKind};
 use crate::events::{Events, about};
-use crate::observe::kubernetes::{node, pod_task};
+use crate::observe::kubernetes::{controller, node, pod_task};
 use crate::scope::kubernetes::{ANCHOR, FIELD_MANAGER, Kubernetes, code, is_absent, labels, words};
 use crate::store::{ActionRecord, Store};
 use jiff::Timestamp;
@@ -208,8 +208,10 @@ impl KubernetesExecutor {
         match pods.delete(pod.name, &params).await {
             Ok(deleted) => {
                 let Some(leaving) = deleted.left() else { return Ok(()) };
-                let owner = leaving.owner_references().iter().find(|owner| owner.controller == Some(true));
-                let roles = owner.map(|owner| (owner.name.clone(), DAEMON_SERVICE)).into_iter().collect();
+                let roles = controller(&leaving.metadata)
+                    .map(|owner| (owner.name.clone(), DAEMON_SERVICE))
+                    .into_iter()
+                    .collect();
                 let on_node = |_: &str| (LaunchType::Kubernetes, "linux".into());
                 let read_at = Timestamp::now();
                 changes.extend(

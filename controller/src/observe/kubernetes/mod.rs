@@ -22,5 +22,5 @@ mod project;
 mod tests;
 mod watch;
 
-pub use project::{Roles, node, pod_name, pod_task, workload};
+pub use project::{Roles, controller, node, pod_name, pod_task, workload};
 pub use watch::{KubernetesStatus, watch};

@@ -154,7 +154,7 @@ fn put(quotas: &mut BTreeMap<String, BTreeSet<String>>, quota: &ResourceQuota, i
 /// The agent spec that a pod tries: by the Job that owns it, since anybody may write a label. `None` for every other pod.
 fn tried(pod: &Pod) -> Option<&str> {
     let spec = pod.metadata.labels.as_ref()?.get(sidecars::PROBE)?;
-    let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    let owner = project::controller(&pod.metadata)?;
     (owner.kind == "Job" && owner.name == sidecars::probe(spec)).then_some(spec)
 }
 

@@ -5,7 +5,7 @@ use crate::scope::kubernetes::{Kubernetes, labels};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{self as spec, ContainerState, ContainerStatus, Node, Pod, PodSpec, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use std::collections::BTreeMap;
 use tasuki_api::kubernetes::{self as names, NEXT_BOTH, NEXT_LABEL, NEXT_ONLY, PodName};
 use tasuki_core::action::{DAEMON_SERVICE, DAEMON_SERVICE_NEXT, HOLD, NEXT, OWNER_TAG, PROMOTING};
@@ -35,10 +35,15 @@ pub fn pod_name(cluster: &str, meta: &ObjectMeta) -> Option<Str> {
     Some(PodName { cluster, namespace, uid, name }.to_string().into())
 }
 
+/// What made an object and looks after it.
+pub fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
 /// The workload that owns a pod, as `KIND/NAMESPACE/NAME`.
 pub fn workload(meta: &ObjectMeta) -> String {
     let namespace = meta.namespace.as_deref().unwrap_or_default();
-    let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let owner = controller(meta);
     let Some(owner) = owner else { return format!("Pod/{namespace}/{}", meta.name.as_deref().unwrap_or_default()) };
     let hash = meta.labels.as_ref().and_then(|labels| labels.get(TEMPLATE_HASH));
     match hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())).and_then(|name| name.strip_suffix('-')) {
@@ -72,7 +77,7 @@ pub fn pod_task(
     let unknown = PodStatus::default();
     let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref().unwrap_or(&unknown));
     let namespace = meta.namespace.as_deref()?;
-    let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let owner = controller(meta);
     let own = owner.filter(|owner| owner.kind == "DaemonSet" && *namespace == *scope.agent_namespace);
     let own = own.and_then(|owner| Some((roles.get(&owner.name)?, &owner.name)));
     let (group, definition) = match own {
