@@ -45,16 +45,18 @@ async fn killed_after_each_action_of_a_rollout_it_converges_and_doubles_nothing(
         names.extend(next.sets.iter().map(|(name, ..)| name.clone()));
         assert!(next.sets.len() <= 2 && names.len() <= 2, "the old DaemonSet and one new one: {next:?}");
         kills.push(next);
-        // It died, and so will its lease.
-        room.release.kubectl(&["delete", "lease", "tasuki", "--namespace=tasuki-system"]).await.unwrap();
+        // It died, and so will its lease; what the one before it had sent off shows before this one has any.
+        let lease = ["delete", "lease", "tasuki", "--namespace=tasuki-system", "--ignore-not-found"];
+        room.release.kubectl(&lease).await.unwrap();
         // What it had sent off may still have arrived.
         before = state(&client).await;
         room.release.start_controller(&[]).await.unwrap();
     }
     room.is_covered_by("0.1.2", 2).await;
     assert_eq!(room.agents.gaps(), [""; 0], "no node was without an agent");
-    // Made; `both` and `only` on each of two nodes; promoted; labels taken away; settled. Some may fall together.
-    assert!(kills.len() >= 6, "{kills:#?}");
+    // Made; `both` and `only` on each of two nodes; promoted; labels taken away; settled. Some may fall together, but
+    // not those that wait for agents in between: begun, handed over, promoted, settled.
+    assert!(kills.len() >= 4, "{kills:#?}");
     println!("killed {} times", kills.len());
 }
 
