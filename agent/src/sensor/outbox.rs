@@ -97,6 +97,11 @@ impl Outbox {
         }
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Hands over what is waiting, if the pipeline takes it now.
     pub fn flush(&mut self) {
         if self.waiting.is_empty() {

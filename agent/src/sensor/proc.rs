@@ -26,6 +26,10 @@ pub struct Stat {
     pub parent: u32,
     /// The kernel's own thread.
     pub kernel: bool,
+    /// A thread of a process, and not its first one.
+    pub thread: bool,
+    /// The core that it runs on, or ran on last.
+    pub core: u32,
     /// Processor time, clock ticks of 10 ms.
     pub cpu_ticks: u64,
     /// Start, nanoseconds since boot.
@@ -50,6 +54,9 @@ impl Stat {
             state: fields.first()?.chars().next()?,
             parent: number(4)? as u32,
             kernel: number(9)? & KERNEL_THREAD != 0,
+            // Its exit signal: a thread that shares its process has none (kernel/fork.c).
+            thread: *fields.get(38 - 3)? == "-1",
+            core: number(39)? as u32,
             cpu_ticks: number(14)? + number(15)?,
             start: number(22)? * NANOSECONDS_PER_TICK,
             arguments: (number(48).unwrap_or(0), number(49).unwrap_or(0)),
@@ -59,12 +66,12 @@ impl Stat {
 
     /// Of a process or thread by its id.
     pub fn read(pid: u32) -> io::Result<Self> {
-        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?).ok_or_else(invalid)
+        Self::parse(&read(&format!("/proc/{pid}/stat"))?).ok_or_else(invalid)
     }
 
     /// Of one thread.
     pub fn read_thread(pid: u32, tid: u32) -> io::Result<Self> {
-        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat"))?).ok_or_else(invalid)
+        Self::parse(&read(&format!("/proc/{pid}/task/{tid}/stat"))?).ok_or_else(invalid)
     }
 
     /// In an open `/proc/PID`.
@@ -114,7 +121,7 @@ impl Status {
 
     /// Of a process or thread by its id.
     pub fn read(pid: u32) -> io::Result<Self> {
-        Ok(Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/status"))?))
+        Ok(Self::parse(&read(&format!("/proc/{pid}/status"))?))
     }
 
     /// In an open `/proc/PID`.
@@ -150,18 +157,23 @@ pub fn open(pid: u32) -> io::Result<OwnedFd> {
 
 /// Reads a small file of an open `/proc/PID`, lossy where it is not UTF-8.
 pub fn read_at(directory: impl AsFd, name: &str) -> io::Result<String> {
-    let file = openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = vec![0_u8; TEXT];
-    let mut length = 0;
-    while length < text.len() {
-        let Some(rest) = text.get_mut(length..) else { break };
-        match rustix::io::read(&file, rest)? {
-            0 => break,
-            count => length += count,
+    text(&openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn read(path: &str) -> io::Result<String> {
+    text(&rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The kernel makes these files whole at the first read, so one that fills less than it could has had everything.
+fn text(file: &OwnedFd) -> io::Result<String> {
+    let mut text = Vec::with_capacity(TEXT);
+    loop {
+        let room = text.capacity() - text.len();
+        if room == 0 || rustix::io::read(file, rustix::buffer::spare_capacity(&mut text))? < room {
+            break;
         }
     }
-    text.truncate(length);
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    Ok(String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 fn invalid() -> io::Error {
@@ -179,7 +191,9 @@ mod tests {
         assert_eq!(status.tgid, std::process::id());
         assert_eq!(stat.parent, status.parent);
         assert!(stat.start > 0 && stat.arguments.1 > stat.arguments.0);
-        assert!(!stat.kernel);
+        assert!(!stat.kernel && !stat.thread);
+        let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        assert!(Stat::read(own).unwrap().thread && Stat::read_thread(std::process::id(), own).unwrap().thread);
         assert!(threads(std::process::id()).contains(&std::process::id()));
     }
 
@@ -194,7 +208,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_without_a_panic() {
-        for text in ["", "(", ")(", "1 (x)", "1 (x) R", "1 )x( R 1 2 3"] {
+        for text in ["", "(", ")(", "1 (x)", "1 (x) R", "1 (x) R 1 2 3", "1 )x( R 1 2 3"] {
             assert_eq!(Stat::parse(text), None, "{text}");
         }
         assert_eq!(Status::parse("Uid:\nUid: x y\n:::\nCapEff: zz"), Status::default());

@@ -4,13 +4,15 @@
 //! (fs/exec.c, `bprm->exec`), and `/proc/PID/stat` says where the first two lie: one
 //! process_vm_readv() gives all three.
 
-use crate::event::{Exec, FileId, Stdio};
+use super::table::Namespaces;
+use crate::event::{Credentials, Exec, FileId, Stdio};
 use crate::sensor::proc::{self, Stat, Status};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
-use rustix::fs::{AtFlags, readlinkat, statat};
+use rustix::fs::{AtFlags, fstat, readlinkat, statat};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::thread::capabilities;
 use std::io::{self, IoSliceMut, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -32,14 +34,44 @@ pub struct Reading {
     pub parent: u32,
     /// Start of the process, nanoseconds since boot.
     pub start: u64,
+    /// The core that it stands on.
+    pub core: u32,
+}
+
+/// What is known of a process before it is read, and is not read again if it is still so: while it is read it stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// Its namespaces.
+    pub namespaces: Option<Namespaces>,
+    /// Its credentials as last read, or its parent's.
+    pub credentials: Credentials,
+    /// Whether ids of its PID namespace are those that the agent sees.
+    pub same_ids: bool,
+}
+
+impl Known {
+    /// The credentials, if it has them still; two system calls instead of a long text. Who differs in real and effective
+    /// ids is always read. A process that gives away its real ids alone, and may, keeps its former ones here.
+    fn credentials(&self, pid: u32, directory: BorrowedFd<'_>) -> Option<Credentials> {
+        let known = self.credentials;
+        // The owner of `/proc/PID` itself is the effective user, dumpable or not (fs/proc/base.c).
+        let owner = fstat(directory).ok()?;
+        let capabilities = capabilities(rustix::process::Pid::from_raw(pid as i32)).ok()?.effective.bits();
+        let ids = [known.uid, known.euid, known.gid] == [owner.st_uid, owner.st_uid, owner.st_gid];
+        (self.same_ids && ids && capabilities == known.capabilities).then_some(known)
+    }
 }
 
 /// Reads what `pid` runs. It should be stopped; if it is not, what is read may be of two moments.
-pub fn read(pid: u32) -> io::Result<Reading> {
+pub fn read(pid: u32, known: Known) -> io::Result<Reading> {
     let directory = proc::open(pid)?;
     let directory = directory.as_fd();
     let stat = Stat::read_at(directory)?;
-    let status = Status::read_at(directory)?;
+    let (credentials, namespace_pid) = match known.credentials(pid, directory) {
+        Some(credentials) => (credentials, pid),
+        None => Status::read_at(directory).map(|status| (status.credentials, status.namespace_pid))?,
+    };
+    let namespaces = known.namespaces.unwrap_or_else(|| Namespaces::read(directory));
     let strings = Strings::read(pid, &stat);
     let executable = link(directory, "exe");
     let file = file_id(directory);
@@ -49,7 +81,7 @@ pub fn read(pid: u32) -> io::Result<Reading> {
     let script = script(pid, &filename, executable.as_deref(), &strings.arguments);
     let exec = Exec {
         parent: Default::default(),
-        namespace_pid: status.namespace_pid,
+        namespace_pid,
         filename,
         executable,
         script,
@@ -57,24 +89,30 @@ pub fn read(pid: u32) -> io::Result<Reading> {
         truncated: strings.truncated,
         cwd: link(directory, "cwd"),
         environment: strings.environment,
-        credentials: status.credentials,
-        previous_euid: status.credentials.euid,
+        credentials,
+        previous_euid: credentials.euid,
         file,
         memfd,
         stdio: [0, 1, 2].map(|descriptor| stdio(pid, directory, descriptor)),
-        mount_namespace: namespace(directory, "ns/mnt"),
-        pid_namespace: namespace(directory, "ns/pid"),
+        mount_namespace: namespaces.mount,
+        pid_namespace: namespaces.pid,
         name: stat.name.clone(),
     };
-    Ok(Reading { exec, parent: status.parent, start: stat.start })
+    Ok(Reading { exec, parent: stat.parent, start: stat.start, core: stat.core })
 }
 
 fn link(directory: BorrowedFd<'_>, name: &str) -> Option<String> {
     readlinkat(directory, name, Vec::new()).ok().map(|path| path.to_string_lossy().into_owned())
 }
 
-fn namespace(directory: BorrowedFd<'_>, name: &str) -> u64 {
-    statat(directory, name, AtFlags::empty()).map(|stat| stat.st_ino).unwrap_or(0)
+impl Namespaces {
+    /// Of an open `/proc/PID`.
+    pub fn read(directory: BorrowedFd<'_>) -> Self {
+        // The link says `mnt:[4026531841]`, and following it would cost twice as much.
+        let inode = |link: String| link.split_once(":[")?.1.strip_suffix(']')?.parse().ok();
+        let of = |name| link(directory, name).and_then(inode).unwrap_or(0);
+        Self { mount: of("ns/mnt"), pid: of("ns/pid") }
+    }
 }
 
 #[allow(clippy::unnecessary_cast)] // The widths of these fields differ between architectures.
@@ -226,16 +264,13 @@ fn variables(bytes: &[u8]) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
-    /// Reads a child; the parent goes on a moment before the kernel has laid out the child's stack,
-    /// at an exec stop it has.
+    /// Reads a child that waits for its input; the parent goes on a moment before the kernel has laid out the child's
+    /// stack, at an exec stop it has.
     fn read_started(pid: u32) -> Reading {
-        loop {
-            let reading = read(pid).unwrap();
-            if !reading.exec.arguments.is_empty() {
-                return reading;
-            }
+        while Stat::read(pid).unwrap().state != 'S' || read(pid, Known::default()).unwrap().exec.arguments.is_empty() {
             std::thread::yield_now();
         }
+        read(pid, Known::default()).unwrap()
     }
 
     #[test]
@@ -256,8 +291,23 @@ mod tests {
         assert!(reading.exec.executable.unwrap().ends_with("sh"));
         assert_eq!(reading.exec.environment, [("LD_LIBRARY_PATH".to_owned(), "/nowhere".to_owned())]);
         assert_eq!(reading.exec.stdio[0], Stdio::Pipe);
+        let own = std::fs::metadata("/proc/self/ns/mnt").unwrap();
+        assert_eq!(reading.exec.mount_namespace, std::os::unix::fs::MetadataExt::ino(&own));
+        assert_ne!(reading.exec.pid_namespace, 0);
         assert_eq!((reading.exec.script, reading.exec.memfd, reading.exec.truncated), (None, false, false));
         assert!(reading.exec.file.unwrap().size > 0);
+        // What is known and still so is not read again, what is no longer so is.
+        let credentials = reading.exec.credentials;
+        let directory = proc::open(std::process::id()).unwrap();
+        let told = |credentials, same_ids| {
+            let known = Known { credentials, same_ids, ..Known::default() };
+            known.credentials(std::process::id(), directory.as_fd())
+        };
+        assert_eq!(told(credentials, true), Some(credentials));
+        assert_eq!(told(credentials, false), None);
+        assert_eq!(told(Credentials { uid: credentials.uid + 1, ..credentials }, true), None);
+        assert_eq!(told(Credentials { gid: credentials.gid + 1, ..credentials }, true), None);
+        assert_eq!(told(Credentials { capabilities: credentials.capabilities ^ 1, ..credentials }, true), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! to get a processor: on a machine without a free one that is milliseconds, not microseconds. A
 //! file system that hangs (NFS) holds the tracer at its exec, and not even SIGKILL ends it then.
 
+mod affinity;
 mod exec;
 mod newcomers;
 mod report;

@@ -31,6 +31,8 @@ pub struct Newcomers {
     file: Option<File>,
     last: Tid,
     again: Vec<Tid>,
+    /// Children of tracees since the last call: most are gone by the next, and need not be looked for.
+    adopted: Vec<Tid>,
     scanned: Instant,
 }
 
@@ -41,6 +43,7 @@ impl Newcomers {
             file: File::open("/proc/sys/kernel/ns_last_pid").ok(),
             last: 0,
             again: Vec::new(),
+            adopted: Vec::new(),
             scanned: Instant::now(),
         };
         newcomers.last = newcomers.last_pid().unwrap_or(0);
@@ -69,12 +72,22 @@ impl Newcomers {
         let pause = if last.is_some() { RECONCILE } else { BLIND_SCAN };
         let from = std::mem::replace(&mut self.last, last.unwrap_or(0));
         let again = std::mem::take(&mut self.again);
-        match between(from, self.last) {
+        let adopted = std::mem::take(&mut self.adopted);
+        let new = between(from, self.last);
+        let new = new.map(|ids| ids.into_iter().filter(|tid| !adopted.contains(tid)).collect());
+        match new {
             Some(new) if now.duration_since(self.scanned) < pause => Look::At { new, again },
             _ => {
                 self.scanned = now;
                 Look::Everywhere
             }
+        }
+    }
+
+    /// A new id is a tracee's child: it is no newcomer.
+    pub fn adopted(&mut self, tid: Tid) {
+        if self.adopted.len() < STEP as usize {
+            self.adopted.push(tid);
         }
     }
 
@@ -116,6 +129,18 @@ mod tests {
         };
         child.wait().unwrap();
         assert!(seen);
+    }
+
+    #[test]
+    fn a_tracees_child_is_no_newcomer() {
+        let mut newcomers = Newcomers::new();
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        newcomers.adopted(child.id());
+        let seen = matches!(newcomers.look(Instant::now()), Look::At { new, .. } if new.contains(&child.id()));
+        child.wait().unwrap();
+        assert!(!seen && newcomers.adopted.is_empty());
+        (0..10_000).for_each(|tid| newcomers.adopted(tid));
+        assert_eq!(newcomers.adopted.len(), STEP as usize);
     }
 
     #[test]

@@ -17,17 +17,19 @@
 //! end is heard by the next wait(). **Assumptions.** Everything runs on one thread, which ptrace
 //! demands.
 
-use super::exec;
+use super::affinity::Affinity;
+use super::exec::{self, Known};
 use super::newcomers::{Look, Newcomers};
 use super::report::{Report, count};
 use super::sys::{self, ALL_OPTIONS, FEW_OPTIONS, Ticker, Tid, Wait};
-use super::table::{Process, Shed, Table, Thread};
+use super::table::{Namespaces, Process, Shed, Table, Thread};
 use super::watchdog::Heartbeat;
 use super::{Limits, seize::Refusals};
 use crate::event::{Credentials, Event, EventKind, ProcessKey};
 use crate::sensor::outbox::{Outbox, boottime};
-use crate::sensor::proc::{self, Status};
+use crate::sensor::proc::{self, Stat, Status};
 use std::collections::HashSet;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -36,6 +38,9 @@ use std::time::{Duration, Instant};
 pub const TICK: Duration = Duration::from_millis(20);
 /// The same once nothing has happened for [`CALM`]: each wake-up costs about as much as a stop.
 const IDLE_TICK: Duration = Duration::from_millis(80);
+/// In a burst events are handed over together, and wait for it so long at most: each hand-over wakes another thread,
+/// while what stops next waits.
+const GATHER: Duration = Duration::from_millis(2);
 /// So long without a stop or a newcomer, the tracer idles.
 const CALM: Duration = Duration::from_secs(1);
 /// A newcomer that has not run another program by then is told as it was found. Container runtimes
@@ -59,16 +64,21 @@ pub struct Tracer {
     /// This thread: `TracerPid` of its tracees.
     pub(super) thread: Tid,
     pub(super) supervisor: Tid,
+    /// Of process ids, the agent's; 0 where it cannot be read.
+    namespace: u64,
     pub(super) found: Vec<Tid>,
     pub(super) started: Instant,
     /// Children that stopped before their parent told of them.
     early: HashSet<Tid>,
     newcomers: Newcomers,
     outbox: Outbox,
+    affinity: Affinity,
     heartbeat: Heartbeat,
     stop: Arc<AtomicBool>,
     /// When something happened last.
     stirred: Instant,
+    /// When events were handed over last.
+    handed: Instant,
     /// Time between two ticks now.
     pace: Duration,
 }
@@ -92,14 +102,17 @@ impl Tracer {
             own: std::process::id(),
             thread: gettid(),
             supervisor: super::seize::supervisor(),
+            namespace: proc::open(std::process::id()).map_or(0, |own| Namespaces::read(own.as_fd()).pid),
             found: Vec::new(),
             started: Instant::now(),
             early: HashSet::new(),
             newcomers,
             outbox,
+            affinity: Affinity::new(),
             heartbeat,
             stop,
             stirred: Instant::now(),
+            handed: Instant::now(),
             pace: TICK,
         }
     }
@@ -114,25 +127,13 @@ impl Tracer {
         self.scan(false);
         ready();
         while !self.stop.load(Ordering::Relaxed) {
-            match sys::wait(false)? {
-                Wait::Nothing => {
-                    self.outbox.flush();
-                    if !ticker.take() {
-                        let change = sys::wait(true)?;
-                        self.stir(&ticker, &change);
-                        self.answer(change);
-                    } else {
-                        self.tick(&ticker);
-                    }
-                }
-                change => {
-                    self.stir(&ticker, &change);
-                    self.answer(change);
-                    if ticker.take() {
-                        self.tick(&ticker);
-                    }
-                }
+            if ticker.take() {
+                self.tick(&ticker);
             }
+            self.hand_over(&ticker);
+            let change = sys::wait(true)?;
+            self.stir(&ticker, &change);
+            self.answer(change);
         }
         self.let_go(&ticker)
     }
@@ -143,7 +144,23 @@ impl Tracer {
             return;
         }
         self.stirred = Instant::now();
-        self.keep_pace(ticker, TICK);
+        if self.pace > TICK {
+            self.keep_pace(ticker, TICK);
+        }
+    }
+
+    /// Hands over what waits, or sees to it that the next tick does.
+    fn hand_over(&mut self, ticker: &Ticker) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if now.duration_since(self.handed) >= GATHER {
+            self.handed = now;
+            self.outbox.flush();
+        } else {
+            self.keep_pace(ticker, GATHER);
+        }
     }
 
     fn keep_pace(&mut self, ticker: &Ticker, pace: Duration) {
@@ -155,6 +172,7 @@ impl Tracer {
     fn tick(&mut self, ticker: &Ticker) {
         let now = Instant::now();
         let calm = now.duration_since(self.stirred) >= CALM;
+        self.affinity.look(now, calm);
         self.keep_pace(ticker, if calm { IDLE_TICK } else { TICK });
         self.heartbeat.beat(self.thread, self.pace);
         match self.newcomers.look(now) {
@@ -178,6 +196,7 @@ impl Tracer {
         self.tell_found(now);
         self.end_shedding(now);
         self.report.tracees.store(self.table.len() as u64, Ordering::Relaxed);
+        self.handed = now;
         self.outbox.flush();
     }
 
@@ -281,16 +300,21 @@ impl Tracer {
         if self.table.thread(tid).is_some() {
             return;
         }
-        let Ok(status) = Status::read(tid) else { return };
-        if status.tgid != tid {
+        self.newcomers.adopted(tid);
+        // One short file for the child of a known parent: everything else it has from there.
+        let Ok(stat) = Stat::read(tid) else { return };
+        if stat.thread {
+            let Some(tgid) = parent.map(|parent| parent.tgid).or_else(|| Some(Status::read(tid).ok()?.tgid)) else {
+                return;
+            };
             let full = !self.table.has_room();
-            let shed = self.table.processes.get(&status.tgid).map(|process| process.shed);
+            let shed = self.table.processes.get(&tgid).map(|process| process.shed);
             match shed {
                 Some(Shed::Nothing) if !full => {
                     // The thread that made it may have had fewer options, which it inherits: 0
                     // makes go_on() set them.
                     let options = parent.map_or(0, |parent| parent.options);
-                    self.table.put_thread(tid, Thread { tgid: status.tgid, options });
+                    self.table.put_thread(tid, Thread { tgid, options });
                     count(&self.report.seized);
                 }
                 Some(Shed::Nothing) => count(&self.report.table_full),
@@ -298,10 +322,21 @@ impl Tracer {
             }
             return;
         }
-        let Some(key) = proc::key(tid) else { return };
-        let parent_id = parent.map_or(status.parent, |parent| parent.tgid);
+        let key = ProcessKey::new(tid, stat.start);
+        let parent_id = parent.map_or(stat.parent, |parent| parent.tgid);
         let parent_key = self.key_of(parent_id);
-        let credentials = self.table.processes.get(&parent_id).map_or(status.credentials, |parent| parent.credentials);
+        let (credentials, namespaces) = match self.table.processes.get_mut(&parent_id) {
+            Some(parent) => {
+                if parent.namespaces.is_none() {
+                    parent.namespaces = proc::open(parent_id).ok().map(|it| Namespaces::read(it.as_fd()));
+                }
+                (parent.credentials, parent.namespaces)
+            }
+            None => match Status::read(tid) {
+                Ok(status) => (status.credentials, None),
+                Err(_) => return,
+            },
+        };
         if let Some(process) = parent_key {
             self.emit(Some(process), EventKind::Fork { child: key });
         }
@@ -310,7 +345,9 @@ impl Tracer {
             return;
         }
         self.table.remove_process(tid);
-        self.table.processes.insert(tid, Process::new(key, credentials));
+        let mut process = Process::new(key, credentials);
+        process.namespaces = namespaces;
+        self.table.processes.insert(tid, process);
         self.table.put_thread(tid, Thread { tgid: tid, options: parent.map_or(0, |parent| parent.options) });
         count(&self.report.seized);
     }
@@ -328,10 +365,18 @@ impl Tracer {
             self.table.processes.insert(tid, Process::new(key, Credentials::default()));
         }
         self.table.keep_only_leader(tid, options);
-        let reading = exec::read(tid);
+        let known = self.table.processes.get(&tid).map_or_else(Known::default, |process| Known {
+            namespaces: process.namespaces,
+            credentials: process.credentials,
+            same_ids: self.namespace != 0 && process.namespaces.is_some_and(|it| it.pid == self.namespace),
+        });
+        let reading = exec::read(tid, known);
         self.go_on(tid, 0);
         match reading {
-            Ok(reading) => self.tell_exec(tid, reading),
+            Ok(reading) => {
+                self.affinity.met(reading.core);
+                self.tell_exec(tid, reading);
+            }
             Err(_) => {
                 count(&self.report.unread);
                 self.report.process.add_oversize(1);
@@ -345,6 +390,8 @@ impl Tracer {
         exec.parent = self.key_of(reading.parent).unwrap_or_default();
         if let Some(process) = self.table.processes.get_mut(&tgid) {
             process.found = None;
+            let (mount, pid) = (exec.mount_namespace, exec.pid_namespace);
+            process.namespaces = Some(Namespaces { mount, pid });
             let old = std::mem::replace(&mut process.credentials, exec.credentials);
             if old != Credentials::default() {
                 exec.previous_euid = old.euid;
@@ -384,7 +431,7 @@ impl Tracer {
             match self.table.processes.get(&tgid).and_then(|process| process.found) {
                 Some(since) if now.duration_since(since) < FOUND_AFTER => self.found.push(tgid),
                 Some(_) => {
-                    if let Ok(reading) = exec::read(tgid) {
+                    if let Ok(reading) = exec::read(tgid, Known::default()) {
                         self.tell_exec(tgid, reading);
                     }
                 }
