@@ -69,6 +69,39 @@ fn a_connection_from_before_the_start_is_told() {
 }
 
 #[test]
+fn what_leaves_by_an_interface_is_seen_whenever_that_came() {
+    let room = Room::new();
+    let sh = |script: &str| assert!(room.command("sh").args(["-ec", script]).status().unwrap().success(), "{script}");
+    // Its other end takes whatever is sent and answers nothing.
+    let add = |name: &str, net: &str| {
+        sh(&format!("ip link add {name} arp off type veth peer {name}-end; ip link set {name}-end up"));
+        sh(&format!("ip addr add {net}.1/24 dev {name}; ip link set {name} up"));
+    };
+    let connect = |agent: &crate::room::Agent, to: &str| {
+        let script = format!("s = socket.socket()\ns.setblocking(False)\ns.connect_ex(({to:?}, 443))");
+        let (mut client, pid) = python(&room, to, &script);
+        client.go();
+        let is = |line: &Value| text(line).starts_with("Connect") && text(line).contains(&format!("{to}:443"));
+        let line = agent.wait_for(to, is);
+        assert_eq!(line["pid"], pid, "{line}");
+        assert_eq!(agent.seen(is).len(), 1, "told once");
+    };
+    add("first", "10.9.8");
+    let mut agent = room.agent("network", &[]);
+    connect(&agent, "10.9.8.7");
+    add("second", "10.9.9");
+    connect(&agent, "10.9.9.7");
+    sh("ip link del first");
+    add("first", "10.9.8");
+    connect(&agent, "10.9.8.8");
+    // More than have sockets of their own.
+    sh("for i in $(seq 35); do ip link add many$i type veth peer end$i; done");
+    connect(&agent, "10.9.9.8");
+    let families = agent.families(|_| true);
+    assert_eq!(families["families"][0]["counters"]["ringFull"], 0, "{families}");
+}
+
+#[test]
 fn dns_questions_and_answers_are_seen_with_their_asker() {
     let room = Room::new();
     // example.org, type A.

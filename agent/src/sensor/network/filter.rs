@@ -1,9 +1,9 @@
-//! The packet socket and its classic BPF filter: DNS, SYN and SYN-ACK, nothing else.
+//! A packet socket and its classic BPF filter: DNS, SYN and SYN-ACK, nothing else.
 //!
 //! The kernel drops all other packets before they are copied, so a busy service costs nothing but
 //! the filter itself. IPv6 extension headers are not followed, nor are later fragments seen.
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -70,32 +70,58 @@ const PROGRAM: [(u16, u8, u8, u32); 29] = [
     /* 28 */ (RETURN, 0, 0, 0),
 ];
 
-/// Opens a packet socket on all interfaces behind the filter. Needs CAP_NET_RAW.
-pub fn open() -> io::Result<OwnedFd> {
-    let socket = socket(
-        AddressFamily::Packet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        SockProtocol::EthAll,
-    )?;
-    let mut program = PROGRAM.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+/// In front of [`PROGRAM`] where only what leaves counts.
+const ONLY_OUTGOING: [(u16, u8, u8, u32); 3] =
+    [(LOAD_WORD, 0, 0, PACKET_TYPE), (EQUAL, 1, 0, OUTGOING as u32), (RETURN, 0, 0, 0)];
+
+/// What a packet socket is to see.
+#[derive(Clone, Copy, Debug)]
+pub enum Sees {
+    /// Both ways, on all interfaces.
+    Everything,
+    /// What comes in, on all interfaces. Since Linux 4.20.
+    Incoming,
+    /// What goes out by the interface with this index.
+    Outgoing(u32),
+}
+
+/// Opens a packet socket behind the filter. Needs CAP_NET_RAW.
+pub fn open(sees: Sees) -> io::Result<OwnedFd> {
+    // Without a protocol it sees nothing yet.
+    let socket =
+        socket(AddressFamily::Packet, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    let first: &[_] = if matches!(sees, Sees::Outgoing(_)) { &ONLY_OUTGOING } else { &[] };
+    let instruction = |&(code, jt, jf, k): &(u16, u8, u8, u32)| libc::sock_filter { code, jt, jf, k };
+    let mut program: Vec<_> = first.iter().chain(&PROGRAM).map(instruction).collect();
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: `filter` points to `program`; both outlive the call, which copies them.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
+    // `filter` points to `program`, which outlives the call.
+    set(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)?;
+    if matches!(sees, Sees::Incoming) {
+        set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
     }
     // Best effort: the kernel caps it at net.core.rmem_max.
     let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBuf, &(2 << 20));
-    Ok(socket)
+    let interface = if let Sees::Outgoing(interface) = sees { interface } else { 0 };
+    // SAFETY: zeroed is a valid value of this plain C struct.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = interface as i32;
+    // SAFETY: `address` outlives the call, which reads as many bytes as it is told.
+    let result = unsafe {
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length)
+    };
+    if result == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set<T>(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: `value` outlives the call, which reads as many bytes as it is told.
+    let result = unsafe {
+        let length = size_of::<T>() as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Packets that the kernel dropped because the socket's buffer was full, since the last call.

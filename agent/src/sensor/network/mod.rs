@@ -1,7 +1,7 @@
 //! The `network` sensor: connections and DNS of a task, seen from any sidecar that has NET_RAW
 //! (a Fargate default) and shares the task's network namespace.
 //!
-//! Here live the packet socket with its filter, the exact questions to sock_diag, and the search
+//! Here live the packet sockets with their filter, the exact questions to sock_diag, and the search
 //! for the process behind a socket. A list of all sockets is asked for every few seconds and only
 //! fills gaps. What a DNS message means is nobody's business here.
 //!
@@ -13,6 +13,7 @@ mod diag;
 mod filter;
 mod owner;
 mod packet;
+mod taps;
 mod watch;
 
 use super::outbox::{FamilyCounters, Outbox};
@@ -53,18 +54,18 @@ impl NetworkSensor {
             let what = what.to_owned();
             move |source| SensorError::System { sensor: NAME, what, source }
         };
-        let socket = filter::open().map_err(|error| match error.kind() {
+        let taps = taps::Taps::open().map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => SensorError::Unavailable {
                 sensor: NAME,
                 reason: "CAP_NET_RAW is missing: do not drop NET_RAW from the agent's container, and run it as user 0"
                     .to_owned(),
             },
-            _ => system("opening the packet socket")(error),
+            _ => system("opening the packet sockets")(error),
         })?;
         let diag = diag::Diag::open().map_err(system("opening sock_diag"))?;
         let report = Arc::new(Report::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let watch = watch::Watch::new(socket, diag, Outbox::new(output), report.clone(), stop.clone());
+        let watch = watch::Watch::new(taps, diag, Outbox::new(output), report.clone(), stop.clone());
         let thread = std::thread::Builder::new()
             .name(NAME.to_owned())
             .spawn(move || watch.run())

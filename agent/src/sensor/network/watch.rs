@@ -5,6 +5,7 @@ use super::diag::{Diag, Found};
 use super::filter::{self, LOOPBACK, OUTGOING, SNAP};
 use super::owner::Owners;
 use super::packet::{self, Kind, Packet};
+use super::taps::Taps;
 use crate::event::{Connect, DnsPacket, Event, EventKind, ProcessKey, Transport};
 use crate::sensor::outbox::{Outbox, boottime};
 use lru::LruCache;
@@ -14,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ const ROUND: usize = 256;
 type Ends = (SocketAddr, SocketAddr);
 
 pub struct Watch {
-    socket: OwnedFd,
+    taps: Taps,
     diag: Diag,
     owners: Owners,
     outbox: Outbox,
@@ -48,9 +49,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn new(socket: OwnedFd, diag: Diag, outbox: Outbox, report: Arc<Report>, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(taps: Taps, diag: Diag, outbox: Outbox, report: Arc<Report>, stop: Arc<AtomicBool>) -> Self {
         Self {
-            socket,
+            taps,
             diag,
             owners: Owners::new(),
             outbox,
@@ -68,15 +69,16 @@ impl Watch {
         self.reconcile();
         let mut reconciled = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
-            let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&PAUSE));
-            for _ in 0..ROUND {
-                match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
-                    Ok((count, from)) => self.on_packet(buffer.get(..count).unwrap_or_default(), from),
-                    Err(nix::Error::EAGAIN) => break,
-                    // An interface that went down says so once.
-                    Err(nix::Error::EINTR | nix::Error::ENETDOWN) => {}
-                    Err(error) => return Err(error.into()),
-                }
+            let links_changed = {
+                let links = self.taps.links();
+                let mut all = vec![PollFd::new(&links, PollFlags::IN)];
+                all.extend(self.taps.sockets().map(|socket| PollFd::new(socket, PollFlags::IN)));
+                let _ = poll(&mut all, Some(&PAUSE));
+                all.first().is_some_and(|links| !links.revents().is_empty())
+            };
+            let sockets: Vec<i32> = self.taps.sockets().map(AsRawFd::as_raw_fd).collect();
+            for socket in sockets {
+                self.drain(socket, &mut buffer)?;
             }
             if reconciled.elapsed() >= RECONCILE {
                 self.reconcile();
@@ -84,14 +86,32 @@ impl Watch {
             }
             self.outbox.flush();
             self.count();
+            // After all is read that a socket holds which goes now.
+            if links_changed {
+                self.taps.follow()?;
+            }
         }
         self.outbox.flush();
         Ok(())
     }
 
+    /// Reads what a packet socket holds, or a round of it.
+    fn drain(&mut self, socket: i32, buffer: &mut [u8]) -> std::io::Result<()> {
+        for _ in 0..ROUND {
+            match recvfrom::<LinkAddr>(socket, buffer) {
+                Ok((count, from)) => self.on_packet(buffer.get(..count).unwrap_or_default(), from),
+                Err(nix::Error::EAGAIN) => break,
+                // An interface that went down says so once, and so does one that is gone.
+                Err(nix::Error::EINTR | nix::Error::ENETDOWN | nix::Error::ENODEV | nix::Error::ENXIO) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn count(&mut self) {
         // Which family the lost packets were of, nobody knows; connections are the graver loss.
-        self.report.network.add_ring_full(filter::drops(&self.socket));
+        self.report.network.add_ring_full(self.taps.sockets().map(filter::drops).sum());
         self.report.skipped.store(self.owners.skipped, Ordering::Relaxed);
         self.report.evictions.store(self.owners.evictions + self.forgotten, Ordering::Relaxed);
     }
@@ -218,7 +238,8 @@ mod tests {
         let (output, _events) = sync_channel(1);
         let socket = std::os::fd::OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
         let report = Arc::new(Report::default());
-        let mut watch = Watch::new(socket, Diag::open().unwrap(), Outbox::new(output), report.clone(), Arc::default());
+        let taps = Taps::of(socket).unwrap();
+        let mut watch = Watch::new(taps, Diag::open().unwrap(), Outbox::new(output), report.clone(), Arc::default());
         let ends = |number: u32| (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from((number.to_be_bytes(), 443)));
         assert!(watch.is_first(ends(0)));
         assert!(!watch.is_first(ends(0)));
