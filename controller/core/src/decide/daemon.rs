@@ -467,14 +467,21 @@ impl<'a> Roll<'a, '_, '_> {
     /// Serving was updated itself: do the new agents come?
     fn watch_in_place(&mut self, serving: &Service) {
         let Some(mut rollout) = self.step.rollout.take() else { return };
-        let nodes = self.daemons.nodes.iter().filter(|n| n.eligible && n.node.connected);
+        // One that is disconnected is waited for until it counts as lost; the version is judged by the others.
+        let nodes = self.daemons.nodes.iter().filter(|n| n.eligible);
         let silent: Vec<_> = nodes.clone().filter(|n| !n.serving_agent.is_healthy()).collect();
         let progress = 1 + (nodes.count() - silent.len()) as u64;
         if rollout.rolling_back.is_none() && progress != rollout.progress {
             (rollout.progress, rollout.step_since) = (progress, self.now);
         }
-        let Some(first) = silent.first() else { return };
-        if self.is_late(&rollout, first) && rollout.rolling_back.is_none() && !self.has_failed() {
+        if silent.is_empty() {
+            return;
+        }
+        if let Some(first) = silent.iter().find(|n| self.could_start(n))
+            && self.is_late(&rollout, first)
+            && rollout.rolling_back.is_none()
+            && !self.has_failed()
+        {
             let why = format!(
                 "node {}: the new agent did not report within {}{}",
                 super::evidence::id_of(&first.node.arn),

@@ -28,6 +28,12 @@ impl Roll<'_, '_, '_> {
         node.next_agent.is_heard() || self.daemons.launch != LaunchType::Kubernetes || node.node.connected && !is_new
     }
 
+    /// The node has been connected for so long that an agent that was asked for could have come.
+    pub fn could_start(&self, node: &NodeView<'_>) -> bool {
+        let deadline = self.monitor.deadline();
+        node.node.connected && node.node.turned_at.is_none_or(|since| self.now.duration_since(since) >= deadline)
+    }
+
     /// An agent can be asked for: its node is Ready. An ECS agent that is disconnected silences no other one.
     pub fn is_awaited(&self, node: &NodeView<'_>) -> bool {
         node.node.connected || self.daemons.launch != LaunchType::Kubernetes

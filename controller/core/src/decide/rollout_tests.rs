@@ -5,7 +5,7 @@ use super::*;
 use crate::action::{ActionKind, HOLD, NEXT};
 use crate::desired::Desired;
 use crate::fixtures::*;
-use crate::fleet::RolloutState;
+use crate::fleet::{Node, RolloutState};
 use proptest::prelude::*;
 use serde_json::json;
 use std::sync::Arc;
@@ -128,6 +128,35 @@ fn without_room_for_two_it_goes_in_place_and_comes_back_when_it_fails() {
     simulation.run(900);
     assert!(is_settled(&simulation, "1.0.1"), "{:?}", simulation.decider.memory());
     assert_eq!(simulation.count(|a| matches!(a, ActionKind::RevertDaemon { .. })), 1);
+}
+
+#[test]
+fn in_place_it_waits_for_nodes_that_are_disconnected_and_judges_by_the_others() {
+    let tight = |node: &mut Node| node.free_memory = 64;
+    let connected = |yes: bool| move |node: &mut Node| node.connected = yes;
+    let mut simulation = about_to_roll(3);
+    simulation.edit_nodes(tight);
+    simulation.edit_nodes(connected(false));
+    simulation.run(400);
+    assert_eq!(simulation.version("tasuki"), Some("1.0.2"));
+    assert!(!is_settled(&simulation, "1.0.2"), "no node runs it yet");
+    simulation.edit_nodes(connected(true));
+    simulation.run(60);
+    assert!(is_settled(&simulation, "1.0.2"));
+
+    let mut simulation = about_to_roll(3);
+    simulation.edit_nodes(tight);
+    simulation.edit_nodes(connected(false));
+    simulation.run(1_200);
+    assert!(is_settled(&simulation, "1.0.2"), "they are lost: {:?}", simulation.decider.memory());
+    assert_eq!(simulation.count(|a| matches!(a, ActionKind::RevertDaemon { .. })), 0, "no fault of the version's");
+
+    let mut simulation = about_to_roll(3);
+    simulation.edit_nodes(tight);
+    simulation.edit_nodes(|node| node.connected = !node.arn.ends_with('1'));
+    simulation.broken.push("1.0.2".into());
+    simulation.run(900);
+    assert!(is_settled(&simulation, "1.0.1"), "{:?}", simulation.decider.memory());
 }
 
 #[test]

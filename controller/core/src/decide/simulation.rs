@@ -241,7 +241,8 @@ impl Simulation {
                         true => node.attributes.contains_key(NEXT),
                         false => !node.attributes.contains_key(HOLD),
                     };
-                    if fits && node.active {
+                    // Where nobody is connected nothing starts, and nothing ends.
+                    if fits && node.active && node.connected {
                         let revision = service.definition.rsplit(':').next().unwrap();
                         let node_id = node.arn.rsplit('/').next().unwrap();
                         let mut task =
@@ -270,7 +271,9 @@ impl Simulation {
                 service.deployments[0].rollout = RolloutState::Completed;
             }
         }
-        let gone: Vec<String> = self.tasks.keys().filter(|slot| !wanted.contains_key(*slot)).cloned().collect();
+        let stands = |task: &Task| task.node.as_ref().is_some_and(|node| !self.nodes[node].connected);
+        let ends = |(slot, task): &(&String, &Task)| !wanted.contains_key(*slot) && !stands(task);
+        let gone: Vec<String> = self.tasks.iter().filter(ends).map(|(slot, _)| slot.clone()).collect();
         for slot in gone {
             let mut task = self.tasks.remove(&slot).unwrap();
             (task.status, task.version) = (TaskStatus::Stopped, 9);
