@@ -28,7 +28,7 @@ pub fn measure(quick: bool) -> Result<Vec<Row>> {
     let amount = if quick {
         Amount { pairs: 2, scale: 10, requests: 20_000 }
     } else {
-        Amount { pairs: 21, scale: 30, requests: 60_000 }
+        Amount { pairs: 21, scale: 30, requests: 200_000 }
     };
     let mut rows = of_sensor("ebpf", None, &amount)?;
     let room = Room::open()?;
@@ -107,7 +107,7 @@ fn phase(room: Option<&Room>, redis: &Redis, amount: &Amount) -> Result<Times> {
         }
     };
     let mut times = loops::times(&machine::answer(command)?).context("the loops")?;
-    let run = redis.run(amount.requests)?;
+    let run = redis.run(room, amount.requests)?;
     times.extend([run.request_ns, run.server_ns]);
     Ok(times)
 }

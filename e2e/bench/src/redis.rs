@@ -55,10 +55,14 @@ impl Redis {
         Ok(redis)
     }
 
-    /// GETs over 50 connections.
-    pub fn run(&self, requests: u32) -> Result<Run> {
+    /// GETs over 50 connections, by a client on the host or in the same room: who shares a task's network is in the task.
+    pub fn run(&self, room: Option<&Room>, requests: u32) -> Result<Run> {
         let before = machine::first_thread_ns(self.server)?;
-        let output = Command::new("taskset")
+        let mut command = match room {
+            Some(room) => room.command("taskset"),
+            None => Command::new("taskset"),
+        };
+        let output = command
             .args(["-c", CLIENT_CORE, "redis-benchmark", "-h", "127.0.0.1", "-p", &self.port])
             .args(["-t", "get", "-c", "50", "-n", &requests.to_string(), "--csv"])
             .output()
