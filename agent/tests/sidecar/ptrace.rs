@@ -78,7 +78,7 @@ fn stop_lets_go_of_everything_and_the_application_goes_on() {
     let stopped = agent.wait_for("stopped", |line| line["kind"] == "stopped");
     assert_eq!(stopped["state"]["whole"], false);
     assert!(!is_traced(sleeper_pid));
-    assert_eq!(state(sleeper_pid), Some('S'));
+    until("the sleeper to sleep on", || (state(sleeper_pid) == Some('S')).then_some(()));
     room.goes_on("progress");
     kill(sleeper_pid, "TERM");
     assert!(!sleeper.0.wait().unwrap().success());

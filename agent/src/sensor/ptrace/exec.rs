@@ -4,7 +4,6 @@
 //! (fs/exec.c, `bprm->exec`), and `/proc/PID/stat` says where the first two lie: one
 //! process_vm_readv() gives all three.
 
-use super::table::Namespaces;
 use crate::event::{Credentials, Exec, FileId, Stdio};
 use crate::sensor::proc::{self, Stat, Status};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname};
@@ -41,24 +40,23 @@ pub struct Reading {
 /// What is known of a process before it is read, and is not read again if it is still so: while it is read it stands.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known {
-    /// Its namespaces.
-    pub namespaces: Option<Namespaces>,
     /// Its credentials as last read, or its parent's.
     pub credentials: Credentials,
-    /// Whether ids of its PID namespace are those that the agent sees.
-    pub same_ids: bool,
+    /// The agent's PID namespace: in it a process's own id is the one that the agent sees. 0 where it is not known.
+    pub namespace: u64,
 }
 
 impl Known {
     /// The credentials, if it has them still; two system calls instead of a long text. Who differs in real and effective
     /// ids is always read. A process that gives away its real ids alone, and may, keeps its former ones here.
-    fn credentials(&self, pid: u32, directory: BorrowedFd<'_>) -> Option<Credentials> {
+    fn credentials(&self, pid: u32, namespace: u64, directory: BorrowedFd<'_>) -> Option<Credentials> {
+        let same_ids = namespace != 0 && namespace == self.namespace;
         let known = self.credentials;
         // The owner of `/proc/PID` itself is the effective user, dumpable or not (fs/proc/base.c).
         let owner = fstat(directory).ok()?;
         let capabilities = capabilities(rustix::process::Pid::from_raw(pid as i32)).ok()?.effective.bits();
         let ids = [known.uid, known.euid, known.gid] == [owner.st_uid, owner.st_uid, owner.st_gid];
-        (self.same_ids && ids && capabilities == known.capabilities).then_some(known)
+        (same_ids && ids && capabilities == known.capabilities).then_some(known)
     }
 }
 
@@ -67,11 +65,11 @@ pub fn read(pid: u32, known: Known) -> io::Result<Reading> {
     let directory = proc::open(pid)?;
     let directory = directory.as_fd();
     let stat = Stat::read_at(directory)?;
-    let (credentials, namespace_pid) = match known.credentials(pid, directory) {
+    let namespaces = Namespaces::read(directory);
+    let (credentials, namespace_pid) = match known.credentials(pid, namespaces.pid, directory) {
         Some(credentials) => (credentials, pid),
         None => Status::read_at(directory).map(|status| (status.credentials, status.namespace_pid))?,
     };
-    let namespaces = known.namespaces.unwrap_or_else(|| Namespaces::read(directory));
     let strings = Strings::read(pid, &stat);
     let executable = link(directory, "exe");
     let file = file_id(directory);
@@ -103,6 +101,15 @@ pub fn read(pid: u32, known: Known) -> io::Result<Reading> {
 
 fn link(directory: BorrowedFd<'_>, name: &str) -> Option<String> {
     readlinkat(directory, name, Vec::new()).ok().map(|path| path.to_string_lossy().into_owned())
+}
+
+/// Inodes of a process's namespaces; 0 what cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Of mounts: a container's own.
+    pub mount: u64,
+    /// Of process ids.
+    pub pid: u64,
 }
 
 impl Namespaces {
@@ -300,8 +307,8 @@ mod tests {
         let credentials = reading.exec.credentials;
         let directory = proc::open(std::process::id()).unwrap();
         let told = |credentials, same_ids| {
-            let known = Known { credentials, same_ids, ..Known::default() };
-            known.credentials(std::process::id(), directory.as_fd())
+            let known = Known { credentials, namespace: if same_ids { 7 } else { 0 } };
+            known.credentials(std::process::id(), 7, directory.as_fd())
         };
         assert_eq!(told(credentials, true), Some(credentials));
         assert_eq!(told(credentials, false), None);

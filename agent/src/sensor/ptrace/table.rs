@@ -17,15 +17,6 @@ pub enum Shed {
     Process,
 }
 
-/// Inodes of a process's namespaces; 0 what cannot be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Namespaces {
-    /// Of mounts: a container's own.
-    pub mount: u64,
-    /// Of process ids.
-    pub pid: u64,
-}
-
 /// A traced process.
 #[derive(Debug)]
 pub struct Process {
@@ -33,8 +24,6 @@ pub struct Process {
     pub key: ProcessKey,
     /// As last read: at the seizure or at its last exec, or its parent's at the fork.
     pub credentials: Credentials,
-    /// As first read of it or of the one it descends from: a process that enters others stays its container's.
-    pub namespaces: Option<Namespaces>,
     /// How far it has been let go, and until when.
     pub shed: Shed,
     /// When to trace it fully again.
@@ -57,7 +46,6 @@ impl Process {
         Self {
             key,
             credentials,
-            namespaces: None,
             shed: Shed::Nothing,
             shed_until: None,
             window: 0,

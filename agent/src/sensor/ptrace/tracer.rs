@@ -18,11 +18,11 @@
 //! demands.
 
 use super::affinity::Affinity;
-use super::exec::{self, Known};
+use super::exec::{self, Known, Namespaces};
 use super::newcomers::{Look, Newcomers};
 use super::report::{Report, count};
 use super::sys::{self, ALL_OPTIONS, FEW_OPTIONS, Ticker, Tid, Wait};
-use super::table::{Namespaces, Process, Shed, Table, Thread};
+use super::table::{Process, Shed, Table, Thread};
 use super::watchdog::Heartbeat;
 use super::{Limits, seize::Refusals};
 use crate::event::{Credentials, Event, EventKind, ProcessKey};
@@ -300,7 +300,6 @@ impl Tracer {
         if self.table.thread(tid).is_some() {
             return;
         }
-        self.newcomers.adopted(tid);
         // One short file for the child of a known parent: everything else it has from there.
         let Ok(stat) = Stat::read(tid) else { return };
         if stat.thread {
@@ -325,18 +324,8 @@ impl Tracer {
         let key = ProcessKey::new(tid, stat.start);
         let parent_id = parent.map_or(stat.parent, |parent| parent.tgid);
         let parent_key = self.key_of(parent_id);
-        let (credentials, namespaces) = match self.table.processes.get_mut(&parent_id) {
-            Some(parent) => {
-                if parent.namespaces.is_none() {
-                    parent.namespaces = proc::open(parent_id).ok().map(|it| Namespaces::read(it.as_fd()));
-                }
-                (parent.credentials, parent.namespaces)
-            }
-            None => match Status::read(tid) {
-                Ok(status) => (status.credentials, None),
-                Err(_) => return,
-            },
-        };
+        let inherited = self.table.processes.get(&parent_id).map(|parent| parent.credentials);
+        let Some(credentials) = inherited.or_else(|| Some(Status::read(tid).ok()?.credentials)) else { return };
         if let Some(process) = parent_key {
             self.emit(Some(process), EventKind::Fork { child: key });
         }
@@ -345,9 +334,8 @@ impl Tracer {
             return;
         }
         self.table.remove_process(tid);
-        let mut process = Process::new(key, credentials);
-        process.namespaces = namespaces;
-        self.table.processes.insert(tid, process);
+        self.table.processes.insert(tid, Process::new(key, credentials));
+        self.newcomers.adopted(tid);
         self.table.put_thread(tid, Thread { tgid: tid, options: parent.map_or(0, |parent| parent.options) });
         count(&self.report.seized);
     }
@@ -365,17 +353,16 @@ impl Tracer {
             self.table.processes.insert(tid, Process::new(key, Credentials::default()));
         }
         self.table.keep_only_leader(tid, options);
-        let known = self.table.processes.get(&tid).map_or_else(Known::default, |process| Known {
-            namespaces: process.namespaces,
-            credentials: process.credentials,
-            same_ids: self.namespace != 0 && process.namespaces.is_some_and(|it| it.pid == self.namespace),
-        });
+        let credentials = self.table.processes.get(&tid).map(|process| process.credentials).unwrap_or_default();
+        let known = Known { credentials, namespace: self.namespace };
         let reading = exec::read(tid, known);
         self.go_on(tid, 0);
         match reading {
             Ok(reading) => {
                 self.affinity.met(reading.core);
                 self.tell_exec(tid, reading);
+                // Other sensors' events of the new program must not come before it.
+                self.outbox.flush();
             }
             Err(_) => {
                 count(&self.report.unread);
@@ -390,8 +377,6 @@ impl Tracer {
         exec.parent = self.key_of(reading.parent).unwrap_or_default();
         if let Some(process) = self.table.processes.get_mut(&tgid) {
             process.found = None;
-            let (mount, pid) = (exec.mount_namespace, exec.pid_namespace);
-            process.namespaces = Some(Namespaces { mount, pid });
             let old = std::mem::replace(&mut process.credentials, exec.credentials);
             if old != Credentials::default() {
                 exec.previous_euid = old.euid;
