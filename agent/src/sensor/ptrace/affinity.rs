@@ -2,7 +2,7 @@
 //!
 //! A process that starts one program after the other and waits for each stops at every step, and each stop wakes the
 //! tracer, and then the process again, on a core that has fallen asleep meanwhile: that costs more than what the tracer
-//! does. So while everything stops on one core, the tracer stays there. It leaves as soon as something stops elsewhere,
+//! does. So while every exec is met on one core, the tracer stays there. It leaves as soon as one is met elsewhere,
 //! nothing stops any more, or it has to wait for its turn: another core may be free.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-/// Processes in a row that were met on one core before the tracer goes there.
+/// Execs in a row that were met on one core before the tracer goes there.
 const ROW: u32 = 32;
 /// Share of [`SPAN`] that the tracer may wait for its turn on the core: a quarter. In a loop of short programs it is some 7 %.
 const WAITED: u32 = 4;
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 pub struct Affinity {
     /// Where it may run by itself; `None` where there is nothing to choose.
     anywhere: Option<CpuSet>,
-    /// The last core on which a process was met, and how many in a row.
+    /// The last core on which an exec was met, and how many in a row.
     row: (u32, u32),
     /// Since when it stays where it is, and how long it had waited in its life by then.
     stays: Option<(Instant, Duration)>,
@@ -39,7 +39,7 @@ impl Affinity {
         Self { anywhere, row: (0, 0), stays: None, not_before: Instant::now(), statistics }
     }
 
-    /// A process was met on this core.
+    /// An exec was met on this core.
     pub fn met(&mut self, core: u32) {
         if core != self.row.0 {
             self.leave();

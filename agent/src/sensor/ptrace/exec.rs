@@ -65,8 +65,8 @@ pub fn read(pid: u32, known: Known) -> io::Result<Reading> {
     let directory = proc::open(pid)?;
     let directory = directory.as_fd();
     let stat = Stat::read_at(directory)?;
-    let namespaces = Namespaces::read(directory);
-    let (credentials, namespace_pid) = match known.credentials(pid, namespaces.pid, directory) {
+    let pid_namespace = namespace(directory, "ns/pid");
+    let (credentials, namespace_pid) = match known.credentials(pid, pid_namespace, directory) {
         Some(credentials) => (credentials, pid),
         None => Status::read_at(directory).map(|status| (status.credentials, status.namespace_pid))?,
     };
@@ -92,8 +92,8 @@ pub fn read(pid: u32, known: Known) -> io::Result<Reading> {
         file,
         memfd,
         stdio: [0, 1, 2].map(|descriptor| stdio(pid, directory, descriptor)),
-        mount_namespace: namespaces.mount,
-        pid_namespace: namespaces.pid,
+        mount_namespace: namespace(directory, "ns/mnt"),
+        pid_namespace,
         name: stat.name.clone(),
     };
     Ok(Reading { exec, parent: stat.parent, start: stat.start, core: stat.core })
@@ -103,23 +103,11 @@ fn link(directory: BorrowedFd<'_>, name: &str) -> Option<String> {
     readlinkat(directory, name, Vec::new()).ok().map(|path| path.to_string_lossy().into_owned())
 }
 
-/// Inodes of a process's namespaces; 0 what cannot be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Namespaces {
-    /// Of mounts: a container's own.
-    pub mount: u64,
-    /// Of process ids.
-    pub pid: u64,
-}
-
-impl Namespaces {
-    /// Of an open `/proc/PID`.
-    pub fn read(directory: BorrowedFd<'_>) -> Self {
-        // The link says `mnt:[4026531841]`, and following it would cost twice as much.
-        let inode = |link: String| link.split_once(":[")?.1.strip_suffix(']')?.parse().ok();
-        let of = |name| link(directory, name).and_then(inode).unwrap_or(0);
-        Self { mount: of("ns/mnt"), pid: of("ns/pid") }
-    }
+/// The inode of a namespace, 0 where it cannot be read. The link says `mnt:[4026531841]`, and following it would cost
+/// twice as much.
+fn namespace(directory: BorrowedFd<'_>, name: &str) -> u64 {
+    let inode = |link: String| link.split_once(":[")?.1.strip_suffix(']')?.parse().ok();
+    link(directory, name).and_then(inode).unwrap_or(0)
 }
 
 #[allow(clippy::unnecessary_cast)] // The widths of these fields differ between architectures.
@@ -270,6 +258,7 @@ fn variables(bytes: &[u8]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::cgroup::namespace_of;
 
     /// Reads a child that waits for its input; the parent goes on a moment before the kernel has laid out the child's
     /// stack, at an exec stop it has.
@@ -298,9 +287,8 @@ mod tests {
         assert!(reading.exec.executable.unwrap().ends_with("sh"));
         assert_eq!(reading.exec.environment, [("LD_LIBRARY_PATH".to_owned(), "/nowhere".to_owned())]);
         assert_eq!(reading.exec.stdio[0], Stdio::Pipe);
-        let own = std::fs::metadata("/proc/self/ns/mnt").unwrap();
-        assert_eq!(reading.exec.mount_namespace, std::os::unix::fs::MetadataExt::ino(&own));
-        assert_ne!(reading.exec.pid_namespace, 0);
+        let own = |kind| namespace_of(std::process::id(), kind).unwrap();
+        assert_eq!((reading.exec.mount_namespace, reading.exec.pid_namespace), (own("mnt"), own("pid")));
         assert_eq!((reading.exec.script, reading.exec.memfd, reading.exec.truncated), (None, false, false));
         assert!(reading.exec.file.unwrap().size > 0);
         // What is known and still so is not read again, what is no longer so is.

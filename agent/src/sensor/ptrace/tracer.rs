@@ -18,7 +18,7 @@
 //! demands.
 
 use super::affinity::Affinity;
-use super::exec::{self, Known, Namespaces};
+use super::exec::{self, Known};
 use super::newcomers::{Look, Newcomers};
 use super::report::{Report, count};
 use super::sys::{self, ALL_OPTIONS, FEW_OPTIONS, Ticker, Tid, Wait};
@@ -28,8 +28,8 @@ use super::{Limits, seize::Refusals};
 use crate::event::{Credentials, Event, EventKind, ProcessKey};
 use crate::sensor::outbox::{Outbox, boottime};
 use crate::sensor::proc::{self, Stat, Status};
+use crate::workload::cgroup::namespace_of;
 use std::collections::HashSet;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -38,8 +38,8 @@ use std::time::{Duration, Instant};
 pub const TICK: Duration = Duration::from_millis(20);
 /// The same once nothing has happened for [`CALM`]: each wake-up costs about as much as a stop.
 const IDLE_TICK: Duration = Duration::from_millis(80);
-/// In a burst events are handed over together, and wait for it so long at most: each hand-over wakes another thread,
-/// while what stops next waits.
+/// In a burst forks and ends are handed over together, or with the next exec, and wait so long at most: each hand-over
+/// wakes another thread, while what stops next waits.
 const GATHER: Duration = Duration::from_millis(2);
 /// So long without a stop or a newcomer, the tracer idles.
 const CALM: Duration = Duration::from_secs(1);
@@ -102,7 +102,7 @@ impl Tracer {
             own: std::process::id(),
             thread: gettid(),
             supervisor: super::seize::supervisor(),
-            namespace: proc::open(std::process::id()).map_or(0, |own| Namespaces::read(own.as_fd()).pid),
+            namespace: namespace_of(std::process::id(), "pid").unwrap_or(0),
             found: Vec::new(),
             started: Instant::now(),
             early: HashSet::new(),

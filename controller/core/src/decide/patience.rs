@@ -24,8 +24,7 @@ impl Roll<'_, '_, '_> {
 
     /// What a moved node says counts: it is not away, nor back for so short a time that its agent cannot have spoken yet.
     pub fn is_judged(&self, node: &NodeView<'_>) -> bool {
-        let is_new = node.node.turned_at.is_some_and(|since| self.now.duration_since(since) < self.monitor.deadline());
-        node.next_agent.is_heard() || self.daemons.launch != LaunchType::Kubernetes || node.node.connected && !is_new
+        node.next_agent.is_heard() || self.daemons.launch != LaunchType::Kubernetes || self.could_start(node)
     }
 
     /// The node has been connected for so long that an agent that was asked for could have come.
