@@ -51,6 +51,7 @@ command -v rustfmt >/dev/null || packages "format check" rustfmt-web
 packages "contract tests with the AWS CLI and botocore" python3 python3-venv
 packages "tests that signal and trace processes" procps strace util-linux
 packages "tests of clocks that differ" faketime
+[ "$(uname -m)" != x86_64 ] || packages "tests of the kernel programs on other kernels" qemu-system-x86 cpio binutils
 [ -z "${TASUKI_ADVISORY_DB:-}" ] || packages "unpacking the advisory database" xz-utils
 if ! command -v cargo-deny >/dev/null; then
     say "Building cargo-deny (licences, advisories, sources; a few minutes)"

@@ -40,3 +40,6 @@ trap 'exit 130' INT TERM
 
 step "Tests"
 CLIPPY_ARGS="-Dwarnings" cargo test --workspace --locked --all-targets --no-fail-fast
+
+step "Other kernels"
+CLIPPY_ARGS="-Dwarnings" tools/kernels.sh

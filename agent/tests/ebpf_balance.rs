@@ -40,7 +40,7 @@ fn counters(sensor: &EbpfSensor, name: &str) -> Counters {
 }
 
 fn balanced(counters: &Counters) -> bool {
-    counters.seen == counters.submitted + counters.filtered + counters.ring_full + counters.oversize + counters.map_full
+    counters.seen == counters.submitted + counters.filtered + counters.lost()
 }
 
 fn storm(count: usize) {

@@ -250,7 +250,7 @@ pub struct FamilyState {
     /// Why the family is missing or degraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// seen = submitted + filtered + ring_full + oversize + map_full.
+    /// seen = submitted + filtered + ring_full + oversize + map_full + missed.
     pub counters: Counters,
 }
 
@@ -270,12 +270,15 @@ pub struct Counters {
     pub oversize: u64,
     /// Lost: a kernel map was full.
     pub map_full: u64,
+    /// Lost, at most: the hook was met while its program was running on the same processor.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 impl Counters {
     /// Events lost, which filters do not count as.
     pub fn lost(&self) -> u64 {
-        self.ring_full + self.oversize + self.map_full
+        self.ring_full + self.oversize + self.map_full + self.missed
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod connect;
 mod count;
+mod datagram;
 mod dns;
 mod exec;
 mod fork;
@@ -17,6 +18,7 @@ mod kernel;
 mod limit;
 mod output;
 mod owner;
+mod packet;
 mod path;
 mod socket;
 mod stdio;

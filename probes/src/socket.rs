@@ -83,7 +83,7 @@ fn send(family: Family, kind: Kind, who: Actor, local: Address, remote: Address)
     )
 }
 
-/// An IPv4 address and port as the kernel keeps them, both in network order but for `port`.
+/// An IPv4 address as the kernel keeps it, in network order, and a port in the processor's.
 #[inline(always)]
 pub fn v4(address: u32, port: u16) -> Address {
     let mut out = Address { bytes: [0; 16], port, family: 4 };

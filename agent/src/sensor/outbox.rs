@@ -55,6 +55,7 @@ impl FamilyCounters {
             ring_full,
             oversize,
             map_full,
+            missed: 0,
         }
     }
 }

@@ -186,4 +186,14 @@ offsets! {
     sock_v6_saddr,
     /// `sock.__sk_common.skc_net`.
     sock_net,
+    /// `sk_buff.sk`.
+    skb_sock,
+    /// `sk_buff.head`.
+    skb_head,
+    /// `sk_buff.tail`, counted from the head.
+    skb_tail,
+    /// `sk_buff.network_header`, counted from the head.
+    skb_network_header,
+    /// `sk_buff.transport_header`, counted from the head.
+    skb_transport_header,
 }

@@ -8,7 +8,7 @@ use super::rings::RingSizes;
 use crate::sensor::SensorError;
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use tasuki_probe_abi::{Offsets, Settings};
 
@@ -20,12 +20,17 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ta
 pub(super) enum Hook {
     /// A BTF tracepoint of this name.
     Tracepoint(&'static str),
+    /// At the start of this kernel function.
+    Function(&'static str),
     /// At the root of cgroup version 2.
     Cgroup(&'static str),
 }
 
-/// Every program, by the name of its function.
-pub(super) const PROGRAMS: [(&str, Hook); 10] = [
+/// Programs by the names of their functions.
+type Programs = &'static [(&'static str, Hook)];
+
+/// Those that are always attached.
+const PROGRAMS: Programs = &[
     ("process_fork", Hook::Tracepoint("sched_process_fork")),
     ("process_exec", Hook::Tracepoint("sched_process_exec")),
     ("process_exit", Hook::Tracepoint("sched_process_exit")),
@@ -34,13 +39,36 @@ pub(super) const PROGRAMS: [(&str, Hook); 10] = [
     ("connect6", Hook::Cgroup("connect6")),
     ("sendmsg4", Hook::Cgroup("sendmsg4")),
     ("sendmsg6", Hook::Cgroup("sendmsg6")),
-    ("dns_question", Hook::Cgroup("skb/egress")),
-    ("dns_answer", Hook::Cgroup("skb/ingress")),
 ];
+
+/// Where DNS messages are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dns {
+    /// Where the kernel sends and hands over datagrams.
+    Datagrams,
+    /// Among all packets, where the kernel does not let its functions be followed.
+    Packets,
+}
+
+impl Dns {
+    pub(super) const fn programs(self) -> Programs {
+        match self {
+            Self::Datagrams => &[
+                ("sent4", Hook::Function("ip_send_skb")),
+                ("sent6", Hook::Function("ip6_send_skb")),
+                ("received", Hook::Function("skb_consume_udp")),
+            ],
+            Self::Packets => &[("packet_out", Hook::Cgroup("skb/egress")), ("packet_in", Hook::Cgroup("skb/ingress"))],
+        }
+    }
+}
 
 /// The programs in the kernel. Dropping it detaches and unloads them all.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
+    pub(super) dns: Dns,
+    /// Whether at least one program is attached.
+    pub(super) any: bool,
     /// Per program, why it is not attached.
     pub(super) problems: Vec<(&'static str, String)>,
 }
@@ -49,6 +77,15 @@ impl Loaded {
     /// Why the program is not attached; `None` where it is.
     pub(super) fn problem(&self, program: &str) -> Option<&str> {
         self.problems.iter().find(|(name, _)| *name == program).map(|(_, reason)| reason.as_str())
+    }
+
+    /// How often the kernel left the program out because it was running on that processor already;
+    /// 0 where it does not say so (before 5.12).
+    pub(super) fn misses(&self, program: &str) -> u64 {
+        let Some(descriptor) = self.ebpf.program(program).and_then(|program| program.fd().ok()) else { return 0 };
+        let path = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok()).unwrap_or_default()
     }
 }
 
@@ -70,7 +107,12 @@ fn unavailable(reason: String) -> SensorError {
 /// # Errors
 /// Where there is no BTF, or the maps cannot be made: then nothing would work. A single program's
 /// refusal is no error.
-pub(super) fn load(mut settings: Settings, rings: RingSizes, hierarchy: &Hierarchy) -> Result<Loaded, SensorError> {
+pub(super) fn load(
+    mut settings: Settings,
+    rings: RingSizes,
+    hierarchy: &Hierarchy,
+    dns: Dns,
+) -> Result<Loaded, SensorError> {
     const BTF: &str = "/sys/kernel/btf/vmlinux";
     let raw = std::fs::read(BTF).map_err(|error| {
         unavailable(format!(
@@ -82,17 +124,25 @@ pub(super) fn load(mut settings: Settings, rings: RingSizes, hierarchy: &Hierarc
     drop((raw, types));
     let btf = Btf::from_sys_fs().map_err(|error| unavailable(format!("{BTF}: {error}")))?;
 
+    let first = attempt(settings, rings, &offsets, &btf, dns)?;
     // Where TCP cannot be seen by its sockets, the cgroup hook sees at least connects.
-    let first = attempt(settings, rings, &offsets, &btf)?;
-    if first.problem("socket_state").is_some() && first.problem("connect4").is_none() {
-        settings.tcp_from_cgroup = 1;
-        drop(first);
-        return attempt(settings, rings, &offsets, &btf);
+    let tcp = first.problem("socket_state").is_some() && first.problem("connect4").is_none();
+    let packets = dns.programs().iter().any(|(name, _)| first.problem(name).is_some());
+    if !tcp && !packets {
+        return Ok(first);
     }
-    Ok(first)
+    drop(first);
+    settings.tcp_from_cgroup = u32::from(tcp);
+    attempt(settings, rings, &offsets, &btf, if packets { Dns::Packets } else { dns })
 }
 
-fn attempt(settings: Settings, rings: RingSizes, offsets: &Offsets, btf: &Btf) -> Result<Loaded, SensorError> {
+fn attempt(
+    settings: Settings,
+    rings: RingSizes,
+    offsets: &Offsets,
+    btf: &Btf,
+    dns: Dns,
+) -> Result<Loaded, SensorError> {
     let (settings, plain) = (Plain(settings), Plain(*offsets));
     let mut ebpf = EbpfLoader::new()
         .btf(Some(btf))
@@ -105,19 +155,23 @@ fn attempt(settings: Settings, rings: RingSizes, offsets: &Offsets, btf: &Btf) -
         .map_err(|error| unavailable(format!("the kernel did not take the probes' maps: {}", chain(&error))))?;
     let root = cgroups::attach_point();
     let mut problems = Vec::new();
-    for (name, hook) in PROGRAMS {
+    let mut any = false;
+    for &(name, hook) in PROGRAMS.iter().chain(dns.programs()) {
         let missing = offsets::missing(offsets, name);
         let result = if missing.is_empty() {
             attach(&mut ebpf, name, hook, btf, root.as_ref())
         } else {
             Err(format!("this kernel has no field {}", missing.join(", ")))
         };
-        if let Err(reason) = result {
-            tracing::warn!(program = name, reason, "probe not attached");
-            problems.push((name, reason));
+        match result {
+            Ok(()) => any = true,
+            Err(reason) => {
+                tracing::warn!(program = name, reason, "probe not attached");
+                problems.push((name, reason));
+            }
         }
     }
-    Ok(Loaded { ebpf, problems })
+    Ok(Loaded { ebpf, dns, any, problems })
 }
 
 fn attach(
@@ -132,6 +186,10 @@ fn attach(
     match (program, hook) {
         (Program::BtfTracePoint(program), Hook::Tracepoint(tracepoint)) => {
             patiently(|| program.load(tracepoint, btf)).map_err(|error| reason(&error))?;
+            program.attach().map_err(|error| reason(&error))?;
+        }
+        (Program::FEntry(program), Hook::Function(function)) => {
+            patiently(|| program.load(function, btf)).map_err(|error| reason(&error))?;
             program.attach().map_err(|error| reason(&error))?;
         }
         // The mode is of kernels before 5.7: a link, as made since, always stands beside others.

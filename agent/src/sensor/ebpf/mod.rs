@@ -28,7 +28,7 @@ use super::{Output, Sensor, SensorError};
 use aya::maps::RingBuf;
 use cgroups::Hierarchy;
 use counters::CounterMap;
-use loader::Loaded;
+use loader::{Dns, Loaded};
 use reader::{Rings, Shared};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,6 +55,8 @@ pub struct Options {
     pub process_burst: u64,
     /// Leave out what the agent itself does.
     pub skip_own: bool,
+    /// Look for DNS messages among all packets, as on kernels whose functions cannot be followed.
+    pub dns_among_packets: bool,
     /// The cgroup hierarchy that names tasks, where it is not the one that this host's mounts suggest.
     pub hierarchy: Option<Hierarchy>,
     /// Where processes are remembered for sensors that only get process ids.
@@ -75,6 +77,7 @@ impl Default for Options {
             process_rate: 40_000,
             process_burst: 80_000,
             skip_own: true,
+            dns_among_packets: false,
             hierarchy: None,
             recent: Arc::default(),
             files: None,
@@ -92,6 +95,9 @@ pub struct EbpfSensor {
     rings: RingSizes,
     shrunk: bool,
     hierarchy: Hierarchy,
+    dns: Dns,
+    /// What [`EbpfSensor::missed`] said of each family when the programs were taken out.
+    missed: [u64; Family::ALL.len()],
 }
 
 impl EbpfSensor {
@@ -112,8 +118,9 @@ impl EbpfSensor {
             own_pid: if options.skip_own { std::process::id() } else { 0 },
             tcp_from_cgroup: 0,
         };
-        let mut loaded = loader::load(settings, rings, &hierarchy)?;
-        if loaded.problems.len() == loader::PROGRAMS.len() {
+        let dns = if options.dns_among_packets { Dns::Packets } else { Dns::Datagrams };
+        let mut loaded = loader::load(settings, rings, &hierarchy, dns)?;
+        if !loaded.any && !loaded.problems.is_empty() {
             let (program, reason) = loaded.problems.swap_remove(0);
             return Err(SensorError::Unavailable { sensor: NAME, reason: format!("{program}: {reason}") });
         }
@@ -128,8 +135,18 @@ impl EbpfSensor {
                 |source| SensorError::System { sensor: NAME, what: "starting the reader thread".into(), source },
             )?
         };
-        let shrunk = rings.total() < wanted.total();
-        Ok(Self { loaded: Some(loaded), counters, shared, recent, reader: Some(reader), rings, shrunk, hierarchy })
+        Ok(Self {
+            dns: loaded.dns,
+            loaded: Some(loaded),
+            counters,
+            shared,
+            recent,
+            reader: Some(reader),
+            rings,
+            shrunk: rings.total() < wanted.total(),
+            hierarchy,
+            missed: Default::default(),
+        })
     }
 
     /// Processes seen lately, for sensors that only get process ids.
@@ -151,24 +168,36 @@ impl EbpfSensor {
             .collect()
     }
 
-    /// The programs that give a family, and how that is written for people.
-    fn hooks(&self, family: Family) -> (&'static [&'static str], &'static str) {
+    /// The programs that give a family, how that is written for people, and its tier.
+    fn hooks(&self, family: Family) -> (&'static [&'static str], &'static str, u8) {
         match family {
-            Family::Exec => (&["process_exec"], "tp_btf/sched_process_exec"),
-            Family::Fork => (&["process_fork"], "tp_btf/sched_process_fork"),
-            Family::Exit => (&["process_exit"], "tp_btf/sched_process_exit"),
+            Family::Exec => (&["process_exec"], "tp_btf/sched_process_exec", 0),
+            Family::Fork => (&["process_fork"], "tp_btf/sched_process_fork", 0),
+            Family::Exit => (&["process_exit"], "tp_btf/sched_process_exit", 0),
             Family::Connect => (
                 &["socket_state", "connect4", "connect6", "sendmsg4", "sendmsg6"],
                 "tp_btf/inet_sock_set_state, cgroup/connect4+6, cgroup/sendmsg4+6",
+                0,
             ),
-            Family::Accept | Family::Listen => (&["socket_state"], "tp_btf/inet_sock_set_state"),
-            Family::Dns => (&["dns_question", "dns_answer"], "cgroup_skb/egress+ingress"),
+            Family::Accept | Family::Listen => (&["socket_state"], "tp_btf/inet_sock_set_state", 0),
+            Family::Dns => match self.dns {
+                Dns::Datagrams => {
+                    (&["sent4", "sent6", "received"], "fentry/ip_send_skb+ip6_send_skb, fentry/skb_consume_udp", 1)
+                }
+                Dns::Packets => (&["packet_out", "packet_in"], "cgroup_skb/egress+ingress", 0),
+            },
         }
     }
 
+    /// Runs that the kernel left out, because one of the family's programs was running on that processor already. Each
+    /// may have been an event, so that is what they count as.
+    fn missed(&self, family: Family) -> u64 {
+        let Some(loaded) = &self.loaded else { return self.missed.get(family as usize).copied().unwrap_or_default() };
+        self.hooks(family).0.iter().map(|program| loaded.misses(program)).sum()
+    }
+
     fn family(&self, family: Family) -> FamilyState {
-        let (programs, hook) = self.hooks(family);
-        let mut hook = hook;
+        let (programs, mut hook, tier) = self.hooks(family);
         let mut reasons: Vec<_> = match &self.loaded {
             None => vec!["the sensor was stopped".to_owned()],
             Some(loaded) => programs
@@ -180,14 +209,16 @@ impl EbpfSensor {
         if self.loaded.is_none() || reasons.len() == programs.len() {
             hook = "";
         }
-        let counters = self.counters.read(family).map(|(counters, _)| counters).unwrap_or_else(|error| {
+        let mut counters = self.counters.read(family).map(|(counters, _)| counters).unwrap_or_else(|error| {
             reasons.push(format!("its counters cannot be read: {error}"));
             Counters::default()
         });
+        counters.missed = self.missed(family);
+        counters.seen += counters.missed;
         FamilyState {
             name: family.name().into(),
             hook: hook.into(),
-            tier: Some(0),
+            tier: Some(tier),
             problem: (!reasons.is_empty()).then(|| reasons.join("; ")),
             counters,
         }
@@ -241,6 +272,7 @@ impl Sensor for EbpfSensor {
     }
 
     fn stop(&mut self) {
+        self.missed = Family::ALL.map(|family| self.missed(family));
         // First the programs, so that the reader's last look finds everything.
         self.loaded = None;
         self.shared.stop.store(true, Ordering::Release);

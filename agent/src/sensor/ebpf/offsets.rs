@@ -98,6 +98,11 @@ pub(super) fn resolve(types: &Types, hierarchy: &Hierarchy, modules: &Path) -> O
         sock_v6_daddr: at("sock", "__sk_common.skc_v6_daddr"),
         sock_v6_saddr: at("sock", "__sk_common.skc_v6_rcv_saddr"),
         sock_net: at("sock", "__sk_common.skc_net"),
+        skb_sock: at("sk_buff", "sk"),
+        skb_head: at("sk_buff", "head"),
+        skb_tail: at("sk_buff", "tail"),
+        skb_network_header: at("sk_buff", "network_header"),
+        skb_transport_header: at("sk_buff", "transport_header"),
     };
     if hierarchy.controller.is_some() {
         offsets.css_cgroup = at("cgroup_subsys_state", "cgroup");
@@ -124,7 +129,7 @@ fn overlay_upper(types: &Types, modules: &Path) -> u32 {
 }
 
 /// What each program cannot do without.
-const NEEDS: [(&str, &[&str]); 4] = [
+const NEEDS: [(&str, &[&str]); 7] = [
     (
         "process_exec",
         &[
@@ -180,6 +185,20 @@ const NEEDS: [(&str, &[&str]); 4] = [
             "task_start_boottime",
         ],
     ),
+    ("sent4", &DATAGRAM),
+    ("sent6", &DATAGRAM),
+    ("received", &DATAGRAM),
+];
+
+const DATAGRAM: [&str; 8] = [
+    "sock_protocol",
+    "skb_sock",
+    "skb_head",
+    "skb_tail",
+    "skb_network_header",
+    "skb_transport_header",
+    "task_tgid",
+    "task_start_boottime",
 ];
 
 /// Fields that a program needs and this kernel does not have.

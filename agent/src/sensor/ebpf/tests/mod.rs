@@ -76,7 +76,7 @@ fn every_program_attaches_here() {
 fn programs_attach_to_a_private_mount_of_cgroup_version_2() {
     use aya::programs::{CgroupAttachMode, CgroupSockAddr};
     let rings = RingSizes { process: 65_536, network: 65_536, dns: 65_536 };
-    let mut loaded = loader::load(Settings::OPEN, rings, &Hierarchy::of_host()).unwrap();
+    let mut loaded = loader::load(Settings::OPEN, rings, &Hierarchy::of_host(), Dns::Datagrams).unwrap();
     let program: &mut CgroupSockAddr = loaded.ebpf.program_mut("connect4").unwrap().try_into().unwrap();
     program.attach(cgroups::private_mount().unwrap(), CgroupAttachMode::Single).unwrap();
 }

@@ -74,14 +74,23 @@ fn udp_destinations_are_seen() {
     seen("sendmsg6", target);
 }
 
-#[test]
-fn a_question_and_its_answer_are_laid_to_the_asking_process() {
-    // Any address of 127.0.0.0/8 is loopback; this one is nobody's resolver.
-    let server = UdpSocket::bind("127.53.53.53:53").unwrap();
-    let mut running = Running::start(everything());
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06tasuki\x04test\x00\x00\x01\x00\x01";
-    client.send_to(question, server.local_addr().unwrap()).unwrap();
+const QUESTION: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06tasuki\x04test\x00\x00\x01\x00\x01";
+
+fn dns(running: &mut Running, answer: bool, server: SocketAddr) -> (Event, DnsPacket) {
+    running.wait("DNS message", |event| match &event.kind {
+        EventKind::Dns(packet) if packet.answer == answer && packet.server == server => {
+            Some((event.clone(), (**packet).clone()))
+        }
+        _ => None,
+    })
+}
+
+fn asks_and_is_answered(options: Options, server: &str, client: &str) {
+    let server = UdpSocket::bind(server).unwrap();
+    let mut running = Running::start(options);
+    let client = UdpSocket::bind(client).unwrap();
+    let at = server.local_addr().unwrap();
+    client.send_to(QUESTION, at).unwrap();
     let mut buffer = [0; 64];
     let (length, from) = server.recv_from(&mut buffer).unwrap();
     let mut answer = buffer[..length].to_vec();
@@ -89,28 +98,71 @@ fn a_question_and_its_answer_are_laid_to_the_asking_process() {
     answer.resize(700, 7);
     server.send_to(&answer, from).unwrap();
     let mut buffer = [0; 1024];
+    // Looking at it is not taking it: it is told once.
+    assert_eq!(client.peek(&mut buffer).unwrap(), 700);
     assert_eq!(client.recv(&mut buffer).unwrap(), 700);
-    let mut find = |answer: bool| {
-        running.wait("DNS message", |event| match &event.kind {
-            EventKind::Dns(packet) if packet.answer == answer && packet.payload.starts_with(b"\x12\x34") => {
-                Some((pid(event), (**packet).clone(), event.cgroup))
-            }
-            _ => None,
-        })
-    };
-    let (asker, asked, cgroup) = find(false);
-    assert_eq!(asker, me());
-    let expected = DnsPacket {
-        server: server.local_addr().unwrap(),
-        client: client.local_addr().unwrap().ip(),
-        answer: false,
-        payload: question.to_vec(),
-    };
-    // The unbound address is 127.0.0.1 on the wire.
+    let (event, asked) = dns(&mut running, false, at);
+    assert_eq!(pid(&event), me());
+    let expected =
+        DnsPacket { server: at, client: client.local_addr().unwrap().ip(), answer: false, payload: QUESTION.to_vec() };
     assert_eq!(asked, expected);
-    let (receiver, answered, same) = find(true);
-    assert_eq!((receiver, same), (me(), cgroup), "the answer comes in an interrupt, and is the asker's");
+    let (second, answered) = dns(&mut running, true, at);
+    assert_eq!((pid(&second), second.cgroup), (me(), event.cgroup), "the asker's");
     assert_eq!(answered, DnsPacket { answer: true, payload: answer[..512].to_vec(), ..expected });
+    let again = UdpSocket::bind(SocketAddr::new(expected.client, 0)).unwrap();
+    again.connect(at).unwrap();
+    let other = [b"\x99", &QUESTION[1..]].concat();
+    again.send(&other).unwrap();
+    running.wait("question on a connected socket", |event| match &event.kind {
+        EventKind::Dns(packet) => (packet.payload == other).then_some(()),
+        _ => None,
+    });
+    let answers = |event: &&Event| matches!(&event.kind, EventKind::Dns(it) if it.answer && it.server == at);
+    assert_eq!(running.seen.iter().filter(answers).count(), 1);
+}
+
+// Any address of 127.0.0.0/8 is loopback; these are nobody's resolver.
+#[test]
+fn a_question_and_its_answer_are_laid_to_the_asking_process() {
+    asks_and_is_answered(everything(), "127.53.53.53:53", "127.0.0.1:0");
+    asks_and_is_answered(everything(), "[::1]:53", "[::1]:0");
+}
+
+#[test]
+fn they_are_seen_among_all_packets_too() {
+    let options = || Options { dns_among_packets: true, ..everything() };
+    asks_and_is_answered(options(), "127.53.53.54:53", "127.0.0.1:0");
+    asks_and_is_answered(options(), "[::1]:53", "[::1]:0");
+}
+
+#[test]
+fn a_question_from_a_socket_for_both_families_is_seen() {
+    let server = UdpSocket::bind("127.53.53.55:53").unwrap();
+    let mut running = Running::start(everything());
+    let client = UdpSocket::bind("[::]:0").unwrap();
+    client.send_to(QUESTION, "[::ffff:127.53.53.55]:53").unwrap();
+    let (event, asked) = dns(&mut running, false, server.local_addr().unwrap());
+    assert_eq!((pid(&event), asked.payload), (me(), QUESTION.to_vec()));
+}
+
+#[test]
+fn what_the_kernel_left_out_is_read() {
+    let mut running = Running::start(everything());
+    let family = |sensor: &EbpfSensor| sensor.families().into_iter().find(|family| family.name == "dns").unwrap();
+    let dns = family(&running.sensor);
+    assert_eq!(dns.counters.missed, 0);
+    // tools/kernels.sh says so on kernels that allow it.
+    let followed = dns.hook.starts_with("fentry/ip_send_skb");
+    assert!(followed || std::env::var_os("TASUKI_FENTRY").is_none(), "{}", dns.hook);
+    assert_eq!(dns.tier, Some(u8::from(followed)));
+    let kernel = std::fs::read_dir("/proc/self/fdinfo").unwrap();
+    let texts = kernel.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok());
+    assert!(
+        texts.filter(|text| text.contains("recursion_misses:\t")).count() > 3,
+        "the kernel tells it of each program"
+    );
+    running.sensor.stop();
+    assert_eq!(family(&running.sensor).counters.missed, 0);
 }
 
 #[test]
