@@ -7,7 +7,7 @@
 //! it, within [`LOOK`]. A sensitive directory that is made later is found at the next look.
 
 use super::outbox::{FamilyCounters, Outbox, boottime};
-use super::{Output, Sensor, SensorError, proc};
+use super::{Sensor, SensorError, proc};
 use crate::event::{Event, EventKind, FileEvent, FileOperation};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -79,7 +79,7 @@ impl InotifySensor {
     ///
     /// # Errors
     /// `System` where inotify or the thread cannot be had.
-    pub fn start(output: Output) -> Result<Self, SensorError> {
+    pub fn start(outbox: Outbox) -> Result<Self, SensorError> {
         let system = |what: &str, source| SensorError::System { sensor: NAME, what: what.to_owned(), source };
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(|error| {
             system("creating an inotify instance (see fs.inotify.max_user_instances)", error.into())
@@ -90,7 +90,7 @@ impl InotifySensor {
             inotify,
             watched: HashMap::new(),
             known: HashSet::new(),
-            outbox: Outbox::new(output),
+            outbox,
             report: report.clone(),
             stop: stop.clone(),
         };

@@ -1,13 +1,16 @@
-//! Where a sensor thread puts its events: small batches, handed over without ever blocking.
+//! Where the threads of a sidecar's sensors put their events: one box for all, handed over in small batches without
+//! ever waiting for the pipeline.
 //!
-//! A sensor of a sidecar must not wait for the pipeline: while the tracer waits, the application
-//! stands still. So a batch that the pipeline cannot take yet is kept up to [`Outbox::LIMIT`]
-//! events, and what does not fit is dropped and counted as `ring_full` of its family.
+//! A sensor of a sidecar must not wait for it: while the tracer waits, the application stands still. So a batch that
+//! the pipeline cannot take yet is kept up to [`Outbox::LIMIT`] events, and what does not fit is dropped and counted as
+//! `ring_full` of its family. With one box for all, whoever hands over hands over everything: an exec that was put in
+//! before its program went on comes before what other sensors then see of that program.
 
 use super::Output;
 use crate::event::Event;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::TrySendError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tasuki_api::agent::Counters;
 
 /// Counters of one event family, shared between the sensor's thread and its reports.
@@ -60,10 +63,13 @@ impl FamilyCounters {
     }
 }
 
-/// Collects events and hands them over in batches.
-pub struct Outbox {
+/// Collects events and hands them over in batches. Its clones are the same box.
+#[derive(Clone)]
+pub struct Outbox(Arc<Mutex<Waiting>>);
+
+struct Waiting {
     output: Output,
-    waiting: Vec<Event>,
+    events: Vec<Event>,
     limit: usize,
 }
 
@@ -79,38 +85,50 @@ impl Outbox {
     }
 
     fn with_limit(output: Output, limit: usize) -> Self {
-        Self { output, waiting: Vec::new(), limit }
+        Self(Arc::new(Mutex::new(Waiting { output, events: Vec::new(), limit })))
+    }
+
+    /// Held for a hand-over at most, which does not wait.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts an event in; counts it as submitted, or as lost where it does not fit.
-    pub fn push(&mut self, event: Event, family: &FamilyCounters) {
-        if self.waiting.len() >= self.limit {
-            self.flush();
+    pub fn push(&self, event: Event, family: &FamilyCounters) {
+        let mut waiting = self.lock();
+        if waiting.events.len() >= waiting.limit {
+            waiting.flush();
         }
-        if self.waiting.len() >= self.limit {
+        if waiting.events.len() >= waiting.limit {
             family.add_ring_full(1);
             return;
         }
         family.submitted.fetch_add(1, Ordering::Relaxed);
-        self.waiting.push(event);
-        if self.waiting.len().is_multiple_of(Self::BATCH) {
-            self.flush();
+        waiting.events.push(event);
+        if waiting.events.len().is_multiple_of(Self::BATCH) {
+            waiting.flush();
         }
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.lock().events.is_empty()
     }
 
     /// Hands over what is waiting, if the pipeline takes it now.
-    pub fn flush(&mut self) {
-        if self.waiting.is_empty() {
+    pub fn flush(&self) {
+        self.lock().flush();
+    }
+}
+
+impl Waiting {
+    fn flush(&mut self) {
+        if self.events.is_empty() {
             return;
         }
-        match self.output.try_send(std::mem::take(&mut self.waiting)) {
+        match self.output.try_send(std::mem::take(&mut self.events)) {
             Ok(()) => {}
-            Err(TrySendError::Full(batch)) => self.waiting = batch,
+            Err(TrySendError::Full(batch)) => self.events = batch,
             // The pipeline is gone: the agent is ending.
             Err(TrySendError::Disconnected(_)) => {}
         }
@@ -139,7 +157,7 @@ mod tests {
     fn what_the_pipeline_cannot_take_is_kept_up_to_the_limit_and_then_counted() {
         let (sender, receiver) = sync_channel(1);
         let family = FamilyCounters::default();
-        let mut outbox = Outbox::with_limit(sender, 3);
+        let outbox = Outbox::with_limit(sender, 3);
         outbox.push(event(0), &family);
         outbox.flush();
         for code in 1..=5 {

@@ -6,6 +6,7 @@ use super::ebpf::{self, EbpfSensor, cgroups::Hierarchy};
 use super::fanotify::{self, FanotifySensor};
 use super::inotify::InotifySensor;
 use super::network::NetworkSensor;
+use super::outbox::Outbox;
 use super::ptrace::{PtraceConfig, PtraceSensor, WatchdogCommand};
 use super::recent::RecentProcesses;
 use super::{Output, Sensor, SensorError, replay::Replay, snapshot};
@@ -87,7 +88,7 @@ pub fn start(choice: Choice, options: &SensorOptions, output: Output) -> Result<
         }
         Choice::Ebpf => ebpf(options, output),
         Choice::Ptrace => ptrace(options, output),
-        Choice::Network => network(options, output),
+        Choice::Network => network(options, Outbox::new(output)),
     }
 }
 
@@ -137,20 +138,21 @@ fn ebpf(options: &SensorOptions, output: Output) -> Result<Started, SensorError>
 /// ptrace, with packets and inotify beside it.
 fn ptrace(options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
     let config = PtraceConfig { watchdog: Some(watchdog()?), limits: Default::default() };
+    let outbox = Outbox::new(output);
     let mut started =
-        Started { sensors: vec![Box::new(PtraceSensor::start(config, output.clone())?)], notes: Vec::new() };
-    started.add("network", network(options, output.clone()));
-    started.add("inotify", inotify(output));
+        Started { sensors: vec![Box::new(PtraceSensor::start(config, outbox.clone())?)], notes: Vec::new() };
+    started.add("network", network(options, outbox.clone()));
+    started.add("inotify", inotify(outbox));
     Ok(started)
 }
 
 /// Packets and sockets.
-fn network(_options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
-    Ok(Started { sensors: vec![Box::new(NetworkSensor::start(output)?)], notes: Vec::new() })
+fn network(_options: &SensorOptions, outbox: Outbox) -> Result<Started, SensorError> {
+    Ok(Started { sensors: vec![Box::new(NetworkSensor::start(outbox)?)], notes: Vec::new() })
 }
 
-fn inotify(output: Output) -> Result<Started, SensorError> {
-    Ok(Started { sensors: vec![Box::new(InotifySensor::start(output)?)], notes: Vec::new() })
+fn inotify(outbox: Outbox) -> Result<Started, SensorError> {
+    Ok(Started { sensors: vec![Box::new(InotifySensor::start(outbox)?)], notes: Vec::new() })
 }
 
 impl Started {

@@ -41,6 +41,35 @@ fn every_exec_of_a_shell_loop_is_seen_with_arguments_and_lineage() {
 }
 
 #[test]
+fn namespaces_are_those_that_the_program_runs_in_whether_they_are_read_or_known() {
+    let room = Room::new();
+    let file = room.path("namespaces");
+    // Reads its own: as it was started, with others of mounts, with others of process ids.
+    let look = format!("readlink /proc/self/ns/mnt /proc/self/ns/pid >> {file}");
+    let confined = format!("{look}; {look}; unshare -rm sh -c '{look}'; {look}");
+    let may = format!("{look}; unshare -m sh -c '{look}'; unshare -pf sh -c '{look}'; {look}");
+    let all = format!(
+        "{may}; setpriv --bounding-set -sys_admin --inh-caps -sys_admin sh -c {}; echo end >> {file}",
+        quoted(&confined)
+    );
+    let mut app = room.sh(&format!("read go; {all}"));
+    let agent = room.agent("ptrace", &[]);
+    app.go();
+    let text = until("the end", || std::fs::read_to_string(&file).ok().filter(|text| text.ends_with("end\n")));
+    let expected: Vec<&str> = text.lines().take_while(|line| *line != "end").collect();
+    assert_eq!(expected.len(), 16, "{text}");
+    let is_look = |line: &Value| line["kind"] == "exec" && line["arguments"][0] == "readlink";
+    let execs = agent.wait_for_count("execs", 8, is_look);
+    let told: Vec<&str> =
+        execs.iter().flat_map(|line| [line["mounts"].as_str(), line["pids"].as_str()]).flatten().collect();
+    assert_eq!(told, expected);
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[test]
 fn the_application_survives_kill_9_of_the_tracer() {
     let room = Room::new();
     let mut app = busy(&room);

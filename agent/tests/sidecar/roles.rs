@@ -8,6 +8,7 @@ use tasuki_agent::event::{Event, EventKind};
 use tasuki_agent::sensor::Sensor;
 use tasuki_agent::sensor::inotify::InotifySensor;
 use tasuki_agent::sensor::network::NetworkSensor;
+use tasuki_agent::sensor::outbox::Outbox;
 use tasuki_agent::sensor::ptrace::{Limits, PtraceConfig, PtraceSensor, WatchdogCommand, watchdog_main};
 use tasuki_agent::supervisor::run_program;
 
@@ -18,9 +19,9 @@ pub fn play(role: &str) {
             let agent = std::env::args().next_back().unwrap().parse().unwrap();
             watchdog_main(agent).unwrap();
         }
-        "ptrace" => agent(|output| Box::new(PtraceSensor::start(config(), output).unwrap())),
-        "network" => agent(|output| Box::new(NetworkSensor::start(output).unwrap())),
-        "inotify" => agent(|output| Box::new(InotifySensor::start(output).unwrap())),
+        "ptrace" => agent(|output| Box::new(PtraceSensor::start(config(), Outbox::new(output)).unwrap())),
+        "network" => agent(|output| Box::new(NetworkSensor::start(Outbox::new(output)).unwrap())),
+        "inotify" => agent(|output| Box::new(InotifySensor::start(Outbox::new(output)).unwrap())),
         "supervisor" => {
             let script = std::env::var_os("TASUKI_SCRIPT").unwrap();
             run_program(&"/bin/sh".into(), &["-c".into(), script]).unwrap();
@@ -85,7 +86,8 @@ fn line(event: &Event) -> Value {
             "kind": "exec", "pid": pid, "parent": exec.parent.pid, "arguments": exec.arguments,
             "filename": exec.filename, "executable": exec.executable, "script": exec.script, "cwd": exec.cwd,
             "memfd": exec.memfd, "stdio": format!("{:?}", exec.stdio), "euid": exec.credentials.euid,
-            "previous": exec.previous_euid, "environment": exec.environment, "name": exec.name,
+            "previous": exec.previous_euid, "mounts": format!("mnt:[{}]", exec.mount_namespace),
+            "pids": format!("pid:[{}]", exec.pid_namespace), "environment": exec.environment, "name": exec.name,
         }),
         EventKind::Fork { child } => json!({"kind": "fork", "pid": pid, "child": child.pid}),
         EventKind::Exit { code } => json!({"kind": "exit", "pid": pid, "code": code}),

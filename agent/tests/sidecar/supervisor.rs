@@ -62,7 +62,7 @@ fn gone(pid: &str) -> bool {
 #[test]
 fn a_child_that_crashes_is_started_again_and_told_why() {
     let script = "echo \"$TASUKI_RESTARTS ${TASUKI_LAST_EXIT-none}\" >> $DIR/log; \
-                  case $TASUKI_RESTARTS in 0) exit 101;; 1) kill -9 $$;; esac; sleep 1000";
+                  case $TASUKI_RESTARTS in 0) exit 101;; 1) kill -9 $$;; esac; exec sleep 1000";
     let mut supervisor = Supervisor::start(script);
     assert_eq!(supervisor.wait_for_lines(3), ["0 none", "1 exit code 101", "2 signal 9 (SIGKILL)"]);
     assert_eq!(supervisor.terminate().0.code(), Some(0));
@@ -98,7 +98,7 @@ fn sigterm_while_waiting_for_a_restart_is_obeyed() {
 #[test]
 fn orphans_are_reaped_and_the_child_dies_with_its_supervisor() {
     let mut supervisor =
-        Supervisor::start("(sh -c 'echo $$ >> $DIR/log; sleep 0.2' &); echo $$ >> $DIR/log; sleep 1000");
+        Supervisor::start("(sh -c 'echo $$ >> $DIR/log; sleep 0.2' &); echo $$ >> $DIR/log; exec sleep 1000");
     let pids = supervisor.wait_for_lines(2);
     until("the orphan to be reaped", || {
         pids.iter().any(|pid| std::fs::metadata(format!("/proc/{pid}")).is_err()).then_some(())
@@ -112,7 +112,7 @@ fn orphans_are_reaped_and_the_child_dies_with_its_supervisor() {
 fn the_key_outlives_the_child_and_is_nobody_elses() {
     let script = "test -s $TASUKI_KEY_HOME || echo \"made by $TASUKI_RESTARTS\" > $TASUKI_KEY_HOME; \
                   cat $TASUKI_KEY_HOME >> $DIR/log; echo $TASUKI_KEY_HOME >> $DIR/log; ls -l /proc/self/fd | grep -c memfd:tasuki-key >> $DIR/log; \
-                  case $TASUKI_RESTARTS in 0) kill -9 $$;; esac; sleep 1000";
+                  case $TASUKI_RESTARTS in 0) kill -9 $$;; esac; exec sleep 1000";
     let mut supervisor = Supervisor::start(script);
     let lines = supervisor.wait_for_lines(6);
     assert_eq!([&lines[0], &lines[3]], ["made by 0", "made by 0"]);

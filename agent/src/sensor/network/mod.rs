@@ -17,7 +17,7 @@ mod taps;
 mod watch;
 
 use super::outbox::{FamilyCounters, Outbox};
-use super::{Output, Sensor, SensorError};
+use super::{Sensor, SensorError};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,7 +49,7 @@ impl NetworkSensor {
     ///
     /// # Errors
     /// `Unavailable` without CAP_NET_RAW; `System` where a socket or the thread cannot be had.
-    pub fn start(output: Output) -> Result<Self, SensorError> {
+    pub fn start(outbox: Outbox) -> Result<Self, SensorError> {
         let system = |what: &str| {
             let what = what.to_owned();
             move |source| SensorError::System { sensor: NAME, what, source }
@@ -65,7 +65,7 @@ impl NetworkSensor {
         let diag = diag::Diag::open().map_err(system("opening sock_diag"))?;
         let report = Arc::new(Report::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let watch = watch::Watch::new(taps, diag, Outbox::new(output), report.clone(), stop.clone());
+        let watch = watch::Watch::new(taps, diag, outbox, report.clone(), stop.clone());
         let thread = std::thread::Builder::new()
             .name(NAME.to_owned())
             .spawn(move || watch.run())

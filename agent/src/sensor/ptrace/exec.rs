@@ -11,7 +11,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use rustix::fs::{AtFlags, fstat, readlinkat, statat};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use rustix::thread::capabilities;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities};
 use std::io::{self, IoSliceMut, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -35,6 +35,37 @@ pub struct Reading {
     pub start: u64,
     /// The core that it stands on.
     pub core: u32,
+    /// Its namespaces, where it may not go into others: until its next exec, and in its children until theirs, they
+    /// stay what they are.
+    pub namespaces: Option<Namespaces>,
+}
+
+/// Inodes of a process's namespaces, 0 where they cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Of mounts.
+    pub mount: u64,
+    /// Of process ids.
+    pub pid: u64,
+}
+
+impl Namespaces {
+    fn read(directory: BorrowedFd<'_>) -> Self {
+        Self { mount: namespace(directory, "ns/mnt"), pid: namespace(directory, "ns/pid") }
+    }
+
+    /// Of a process that may not go into others.
+    pub fn of_confined(pid: u32) -> Option<Self> {
+        let directory = proc::open(pid).ok()?;
+        is_confined(capabilities(rustix::process::Pid::from_raw(pid as i32)).ok()?)
+            .then(|| Self::read(directory.as_fd()))
+    }
+}
+
+/// Whether who has these may not go into other namespaces of mounts and process ids: they are made and entered with
+/// CAP_SYS_ADMIN only (namespaces(7)).
+fn is_confined(sets: CapabilitySets) -> bool {
+    !(sets.effective | sets.permitted).contains(CapabilitySet::SYS_ADMIN)
 }
 
 /// What is known of a process before it is read, and is not read again if it is still so: while it is read it stands.
@@ -42,21 +73,22 @@ pub struct Reading {
 pub struct Known {
     /// Its credentials as last read, or its parent's.
     pub credentials: Credentials,
+    /// Its namespaces or its parent's, where neither could go into others since.
+    pub namespaces: Option<Namespaces>,
     /// The agent's PID namespace: in it a process's own id is the one that the agent sees. 0 where it is not known.
-    pub namespace: u64,
+    pub own: u64,
 }
 
 impl Known {
     /// The credentials, if it has them still; two system calls instead of a long text. Who differs in real and effective
     /// ids is always read. A process that gives away its real ids alone, and may, keeps its former ones here.
-    fn credentials(&self, pid: u32, namespace: u64, directory: BorrowedFd<'_>) -> Option<Credentials> {
-        let same_ids = namespace != 0 && namespace == self.namespace;
+    fn credentials(&self, sets: Option<CapabilitySets>, pid: u64, directory: BorrowedFd<'_>) -> Option<Credentials> {
+        let same_ids = pid != 0 && pid == self.own;
         let known = self.credentials;
         // The owner of `/proc/PID` itself is the effective user, dumpable or not (fs/proc/base.c).
         let owner = fstat(directory).ok()?;
-        let capabilities = capabilities(rustix::process::Pid::from_raw(pid as i32)).ok()?.effective.bits();
         let ids = [known.uid, known.euid, known.gid] == [owner.st_uid, owner.st_uid, owner.st_gid];
-        (same_ids && ids && capabilities == known.capabilities).then_some(known)
+        (same_ids && ids && sets?.effective.bits() == known.capabilities).then_some(known)
     }
 }
 
@@ -65,8 +97,11 @@ pub fn read(pid: u32, known: Known) -> io::Result<Reading> {
     let directory = proc::open(pid)?;
     let directory = directory.as_fd();
     let stat = Stat::read_at(directory)?;
-    let pid_namespace = namespace(directory, "ns/pid");
-    let (credentials, namespace_pid) = match known.credentials(pid, pid_namespace, directory) {
+    let sets = capabilities(rustix::process::Pid::from_raw(pid as i32)).ok();
+    let confined = sets.is_some_and(is_confined);
+    // Who may now is read as well: what it may, it may have from a user namespace of its own.
+    let namespaces = known.namespaces.filter(|_| confined).unwrap_or_else(|| Namespaces::read(directory));
+    let (credentials, namespace_pid) = match known.credentials(sets, namespaces.pid, directory) {
         Some(credentials) => (credentials, pid),
         None => Status::read_at(directory).map(|status| (status.credentials, status.namespace_pid))?,
     };
@@ -92,11 +127,12 @@ pub fn read(pid: u32, known: Known) -> io::Result<Reading> {
         file,
         memfd,
         stdio: [0, 1, 2].map(|descriptor| stdio(pid, directory, descriptor)),
-        mount_namespace: namespace(directory, "ns/mnt"),
-        pid_namespace,
+        mount_namespace: namespaces.mount,
+        pid_namespace: namespaces.pid,
         name: stat.name.clone(),
     };
-    Ok(Reading { exec, parent: stat.parent, start: stat.start, core: stat.core })
+    let namespaces = confined.then_some(namespaces);
+    Ok(Reading { exec, parent: stat.parent, start: stat.start, core: stat.core, namespaces })
 }
 
 fn link(directory: BorrowedFd<'_>, name: &str) -> Option<String> {
@@ -294,9 +330,10 @@ mod tests {
         // What is known and still so is not read again, what is no longer so is.
         let credentials = reading.exec.credentials;
         let directory = proc::open(std::process::id()).unwrap();
+        let sets = capabilities(None).ok();
         let told = |credentials, same_ids| {
-            let known = Known { credentials, namespace: if same_ids { 7 } else { 0 } };
-            known.credentials(std::process::id(), 7, directory.as_fd())
+            let known = Known { credentials, namespaces: None, own: if same_ids { 7 } else { 0 } };
+            known.credentials(sets, 7, directory.as_fd())
         };
         assert_eq!(told(credentials, true), Some(credentials));
         assert_eq!(told(credentials, false), None);

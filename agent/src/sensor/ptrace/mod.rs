@@ -27,7 +27,7 @@ pub use watchdog::{WatchdogCommand, watchdog_main};
 
 use super::outbox::Outbox;
 use super::proc::Status;
-use super::{Output, Sensor, SensorError};
+use super::{Sensor, SensorError};
 use report::Report;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,7 +86,7 @@ impl PtraceSensor {
     ///
     /// # Errors
     /// `Unavailable` without CAP_SYS_PTRACE; `System` where the watchdog or the thread cannot start.
-    pub fn start(config: PtraceConfig, output: Output) -> Result<Self, SensorError> {
+    pub fn start(config: PtraceConfig, outbox: Outbox) -> Result<Self, SensorError> {
         let system = |what: &str| {
             let what = what.to_owned();
             move |source| SensorError::System { sensor: NAME, what, source }
@@ -117,7 +117,7 @@ impl PtraceSensor {
             std::thread::Builder::new()
                 .name(NAME.to_owned())
                 .spawn(move || {
-                    let tracer = tracer::Tracer::new(config.limits, report, Outbox::new(output), heartbeat, stop);
+                    let tracer = tracer::Tracer::new(config.limits, report, outbox, heartbeat, stop);
                     tracer.run(move || {
                         let _ = ready.send(());
                     })

@@ -1,5 +1,6 @@
 //! Which processes are traced, and how they are caught.
 
+use super::exec::Namespaces;
 use super::report::count;
 use super::sys::{self, ALL_OPTIONS, Tid};
 use super::table::{Process, Thread};
@@ -89,12 +90,14 @@ impl Tracer {
         let refused = self.seize_threads(status.tgid);
         if self.table.threads_of(status.tgid).is_empty() {
             self.table.remove_process(status.tgid);
-        } else if !known && newcomer {
-            count(&self.report.newcomers);
-            if let Some(process) = self.table.processes.get_mut(&status.tgid) {
+        } else if !known && let Some(process) = self.table.processes.get_mut(&status.tgid) {
+            // Once it is traced: an exec that changes what it may is told.
+            process.namespaces = Namespaces::of_confined(status.tgid);
+            if newcomer {
                 process.found = Some(Instant::now());
+                count(&self.report.newcomers);
+                self.found.push(status.tgid);
             }
-            self.found.push(status.tgid);
         }
         if refused && self.refusals.first(key) {
             let tracer = Status::read(status.tgid).map_or(0, |status| status.tracer);

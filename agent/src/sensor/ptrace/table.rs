@@ -1,5 +1,6 @@
 //! Who is traced: threads and the processes that they belong to. Bounded.
 
+use super::exec::Namespaces;
 use super::sys::Tid;
 use crate::event::{Credentials, ProcessKey};
 use std::collections::{HashMap, HashSet};
@@ -24,6 +25,8 @@ pub struct Process {
     pub key: ProcessKey,
     /// As last read: at the seizure or at its last exec, or its parent's at the fork.
     pub credentials: Credentials,
+    /// As last read, or its parent's, where it may not go into others.
+    pub namespaces: Option<Namespaces>,
     /// How far it has been let go, and until when.
     pub shed: Shed,
     /// When to trace it fully again.
@@ -46,6 +49,7 @@ impl Process {
         Self {
             key,
             credentials,
+            namespaces: None,
             shed: Shed::Nothing,
             shed_until: None,
             window: 0,

@@ -38,8 +38,8 @@ use std::time::{Duration, Instant};
 pub const TICK: Duration = Duration::from_millis(20);
 /// The same once nothing has happened for [`CALM`]: each wake-up costs about as much as a stop.
 const IDLE_TICK: Duration = Duration::from_millis(80);
-/// In a burst forks and ends are handed over together, or with the next exec, and wait so long at most: each hand-over
-/// wakes another thread, while what stops next waits.
+/// In a burst events are handed over together, and wait so long at most: each hand-over wakes another thread, while
+/// what stops next waits.
 const GATHER: Duration = Duration::from_millis(2);
 /// So long without a stop or a newcomer, the tracer idles.
 const CALM: Duration = Duration::from_secs(1);
@@ -79,7 +79,11 @@ pub struct Tracer {
     stirred: Instant,
     /// When events were handed over last.
     handed: Instant,
+    /// When the last tick was.
+    ticked: Instant,
     /// Time between two ticks now.
+    rest: Duration,
+    /// What the timer is set to: that, or [`GATHER`] while something waits to be handed over.
     pace: Duration,
 }
 
@@ -113,6 +117,8 @@ impl Tracer {
             stop,
             stirred: Instant::now(),
             handed: Instant::now(),
+            ticked: Instant::now(),
+            rest: TICK,
             pace: TICK,
         }
     }
@@ -123,14 +129,17 @@ impl Tracer {
         // On a full machine each stop lasts until this thread gets a processor. Needs CAP_SYS_NICE,
         // which Fargate does not give.
         let _ = rustix::process::setpriority_process(rustix::process::Pid::from_raw(self.thread as i32), -20);
-        self.heartbeat.beat(self.thread, self.pace);
+        self.heartbeat.beat(self.thread, self.rest);
         self.scan(false);
         ready();
         while !self.stop.load(Ordering::Relaxed) {
-            if ticker.take() {
-                self.tick(&ticker);
+            let now = Instant::now();
+            let went_off = ticker.take();
+            // While it gathers the timer goes off more often than there are ticks.
+            if went_off && (self.pace > GATHER || now.duration_since(self.ticked) >= self.rest) {
+                self.tick(now);
             }
-            self.hand_over(&ticker);
+            self.hand_over(&ticker, now, went_off);
             let change = sys::wait(true)?;
             self.stir(&ticker, &change);
             self.answer(change);
@@ -144,18 +153,19 @@ impl Tracer {
             return;
         }
         self.stirred = Instant::now();
-        if self.pace > TICK {
+        if self.rest > TICK {
+            self.rest = TICK;
             self.keep_pace(ticker, TICK);
         }
     }
 
-    /// Hands over what waits, or sees to it that the next tick does.
-    fn hand_over(&mut self, ticker: &Ticker) {
+    /// Hands over what waits, or sees to it that the timer soon goes off. It is set back once it went off for nothing.
+    fn hand_over(&mut self, ticker: &Ticker, now: Instant, went_off: bool) {
         if self.outbox.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        if now.duration_since(self.handed) >= GATHER {
+            if went_off {
+                self.keep_pace(ticker, self.rest);
+            }
+        } else if now.duration_since(self.handed) >= GATHER {
             self.handed = now;
             self.outbox.flush();
         } else {
@@ -169,12 +179,12 @@ impl Tracer {
         }
     }
 
-    fn tick(&mut self, ticker: &Ticker) {
-        let now = Instant::now();
+    fn tick(&mut self, now: Instant) {
         let calm = now.duration_since(self.stirred) >= CALM;
         self.affinity.look(now, calm);
-        self.keep_pace(ticker, if calm { IDLE_TICK } else { TICK });
-        self.heartbeat.beat(self.thread, self.pace);
+        self.ticked = now;
+        self.rest = if calm { IDLE_TICK } else { TICK };
+        self.heartbeat.beat(self.thread, self.rest);
         match self.newcomers.look(now) {
             Look::Everywhere => self.scan(true),
             Look::At { new, again } => {
@@ -196,13 +206,11 @@ impl Tracer {
         self.tell_found(now);
         self.end_shedding(now);
         self.report.tracees.store(self.table.len() as u64, Ordering::Relaxed);
-        self.handed = now;
-        self.outbox.flush();
     }
 
     /// Beats, and answers what has stopped meanwhile: for loops over many processes.
     pub(super) fn breathe(&mut self) {
-        self.heartbeat.beat(self.thread, self.pace);
+        self.heartbeat.beat(self.thread, self.rest);
         for _ in 0..STOPS {
             match sys::wait(false) {
                 Ok(change @ (Wait::Exited { .. } | Wait::Stopped { .. })) => self.answer(change),
@@ -215,7 +223,7 @@ impl Tracer {
     fn answer(&mut self, change: Wait) {
         match change {
             Wait::Nothing => {}
-            // Until there is one, only ticks matter; the timer ends this sleep.
+            // Until there is one, only ticks matter.
             Wait::NoTracees => std::thread::sleep(self.pace),
             Wait::Exited { tid, status } => self.on_exit(tid, status),
             Wait::Stopped { tid, signal, event } => self.on_stop(tid, signal, event),
@@ -324,8 +332,9 @@ impl Tracer {
         let key = ProcessKey::new(tid, stat.start);
         let parent_id = parent.map_or(stat.parent, |parent| parent.tgid);
         let parent_key = self.key_of(parent_id);
-        let inherited = self.table.processes.get(&parent_id).map(|parent| parent.credentials);
-        let Some(credentials) = inherited.or_else(|| Some(Status::read(tid).ok()?.credentials)) else { return };
+        let inherited = self.table.processes.get(&parent_id).map(|parent| (parent.credentials, parent.namespaces));
+        let read = || Some((Status::read(tid).ok()?.credentials, None));
+        let Some((credentials, namespaces)) = inherited.or_else(read) else { return };
         if let Some(process) = parent_key {
             self.emit(Some(process), EventKind::Fork { child: key });
         }
@@ -334,7 +343,9 @@ impl Tracer {
             return;
         }
         self.table.remove_process(tid);
-        self.table.processes.insert(tid, Process::new(key, credentials));
+        let mut process = Process::new(key, credentials);
+        process.namespaces = namespaces;
+        self.table.processes.insert(tid, process);
         self.newcomers.adopted(tid);
         self.table.put_thread(tid, Thread { tgid: tid, options: parent.map_or(0, |parent| parent.options) });
         count(&self.report.seized);
@@ -353,22 +364,23 @@ impl Tracer {
             self.table.processes.insert(tid, Process::new(key, Credentials::default()));
         }
         self.table.keep_only_leader(tid, options);
-        let credentials = self.table.processes.get(&tid).map(|process| process.credentials).unwrap_or_default();
-        let known = Known { credentials, namespace: self.namespace };
-        let reading = exec::read(tid, known);
-        self.go_on(tid, 0);
-        match reading {
+        let known = self.table.processes.get(&tid).map_or_else(Known::default, |process| Known {
+            credentials: process.credentials,
+            namespaces: process.namespaces,
+            own: self.namespace,
+        });
+        match exec::read(tid, known) {
             Ok(reading) => {
                 self.affinity.met(reading.core);
+                // Before the program goes on: other sensors' events of it must not come before it.
                 self.tell_exec(tid, reading);
-                // Other sensors' events of the new program must not come before it.
-                self.outbox.flush();
             }
             Err(_) => {
                 count(&self.report.unread);
                 self.report.process.add_oversize(1);
             }
         }
+        self.go_on(tid, 0);
     }
 
     fn tell_exec(&mut self, tgid: Tid, reading: exec::Reading) {
@@ -377,6 +389,7 @@ impl Tracer {
         exec.parent = self.key_of(reading.parent).unwrap_or_default();
         if let Some(process) = self.table.processes.get_mut(&tgid) {
             process.found = None;
+            process.namespaces = reading.namespaces;
             let old = std::mem::replace(&mut process.credentials, exec.credentials);
             if old != Credentials::default() {
                 exec.previous_euid = old.euid;
@@ -435,7 +448,7 @@ impl Tracer {
         }
         while begun.elapsed() < DRAIN && self.table.len() > 0 {
             if ticker.take() {
-                self.heartbeat.beat(self.thread, self.pace);
+                self.heartbeat.beat(self.thread, self.rest);
             }
             match sys::wait(true)? {
                 Wait::NoTracees => break,
