@@ -41,7 +41,7 @@ impl Agent {
     pub fn start(sensor: &str, room: Option<&Room>, directory: &Path) -> Result<Self> {
         let program = binaries()?.join("tasuki-agent");
         let mut command = match room {
-            Some(room) => room.command(&program),
+            Some(room) => room.agent(&program),
             None => Command::new(&program),
         };
         let (findings, log) = (directory.join("agent.jsonl"), directory.join("agent.log"));

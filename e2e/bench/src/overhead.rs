@@ -28,7 +28,7 @@ pub fn measure(quick: bool) -> Result<Vec<Row>> {
     let amount = if quick {
         Amount { pairs: 2, scale: 10, requests: 20_000 }
     } else {
-        Amount { pairs: 21, scale: 30, requests: 200_000 }
+        Amount { pairs: 31, scale: 30, requests: 200_000 }
     };
     let mut rows = of_sensor("ebpf", None, &amount)?;
     let room = Room::open()?;

@@ -1,5 +1,5 @@
-//! A room: PID and mount namespace of its own, as the containers of a task share one; gone with
-//! everything in it at the end.
+//! A room: PID and mount namespace of its own, as the containers of a task share one; gone with everything in it at the
+//! end. What runs in it may do what a container may by default, the agent also trace.
 
 use crate::machine;
 use anyhow::{Context, Result, ensure};
@@ -8,6 +8,9 @@ use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+
+/// Docker's and containerd's default capabilities, which Fargate's are too.
+const CONTAINER: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
 
 /// The room, held open by its init.
 pub struct Room {
@@ -34,10 +37,20 @@ impl Room {
         Ok(room)
     }
 
-    /// A command in the room. It becomes the child of an nsenter outside.
+    /// A command of the application in the room. It becomes the child of an nsenter outside.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.with(CONTAINER, program)
+    }
+
+    /// The agent in the room, which has SYS_PTRACE besides.
+    pub fn agent(&self, program: impl AsRef<OsStr>) -> Command {
+        self.with(&format!("{CONTAINER},+sys_ptrace"), program)
+    }
+
+    fn with(&self, capabilities: &str, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.init.to_string(), "-p", "-m", "--"]).arg(program);
+        command.args(["-t", &self.init.to_string(), "-p", "-m", "--"]);
+        command.args(["setpriv", "--inh-caps", "-all", "--bounding-set", capabilities]).arg(program);
         command
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A process that starts one program after the other and waits for each stops at every step, and each stop wakes the
 //! tracer, and then the process again, on a core that has fallen asleep meanwhile: that costs more than what the tracer
-//! does. So while every exec is met on one core, the tracer stays there. It leaves as soon as one is met elsewhere,
-//! nothing stops any more, or it has to wait for its turn: another core may be free.
+//! does. So while every exec is met on one core, the tracer stays there. It leaves as soon as one is met elsewhere, none
+//! is met any more, or it has to wait for its turn: another core may be free.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs::File;
@@ -12,12 +12,20 @@ use std::time::{Duration, Instant};
 
 /// Execs in a row that were met on one core before the tracer goes there.
 const ROW: u32 = 32;
-/// Share of [`SPAN`] that the tracer may wait for its turn on the core: a quarter. In a loop of short programs it is some 7 %.
-const WAITED: u32 = 4;
-/// Time over which its waiting is added up.
+/// How long the tracer may wait for its turn on the core, on average. In a loop of short programs it is some 10 µs,
+/// beside something that would fill the core alone more than a millisecond.
+const WAITED: Duration = Duration::from_micros(200);
+/// Time over which its waiting is added up, and without an exec after which it leaves.
 const SPAN: Duration = Duration::from_millis(100);
 /// So long after it had to wait it goes nowhere.
 const PAUSE: Duration = Duration::from_secs(60);
+
+/// How long and how often a thread waited for a processor in its life.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waited {
+    time: Duration,
+    times: u32,
+}
 
 /// Where the calling thread runs.
 pub struct Affinity {
@@ -25,8 +33,10 @@ pub struct Affinity {
     anywhere: Option<CpuSet>,
     /// The last core on which an exec was met, and how many in a row.
     row: (u32, u32),
-    /// Since when it stays where it is, and how long it had waited in its life by then.
-    stays: Option<(Instant, Duration)>,
+    /// Since when it stays where it is, and what it had waited by then.
+    stays: Option<(Instant, Waited)>,
+    /// Whether an exec was met since then.
+    needed: bool,
     not_before: Instant,
     statistics: Option<File>,
 }
@@ -36,7 +46,7 @@ impl Affinity {
     pub fn new() -> Self {
         let anywhere = sched_getaffinity(None).ok().filter(|cores| cores.count() > 1);
         let statistics = File::open("/proc/thread-self/schedstat").ok();
-        Self { anywhere, row: (0, 0), stays: None, not_before: Instant::now(), statistics }
+        Self { anywhere, row: (0, 0), stays: None, needed: false, not_before: Instant::now(), statistics }
     }
 
     /// An exec was met on this core.
@@ -46,6 +56,7 @@ impl Affinity {
             self.row = (core, 0);
         }
         self.row.1 = self.row.1.saturating_add(1);
+        self.needed = true;
         if self.stays.is_none() && self.row.1.is_multiple_of(ROW) {
             self.stay(core);
         }
@@ -65,18 +76,20 @@ impl Affinity {
         }
     }
 
-    /// Called from time to time; `calm` where nothing has stopped for a while.
-    pub fn look(&mut self, now: Instant, calm: bool) {
+    /// Called from time to time.
+    pub fn look(&mut self, now: Instant) {
         let Some((since, before)) = self.stays else { return };
-        if calm {
-            return self.leave();
-        }
-        let span = now.duration_since(since);
-        if span < SPAN {
+        if now.duration_since(since) < SPAN {
             return;
         }
+        if !std::mem::take(&mut self.needed) {
+            return self.leave();
+        }
+        let fits = |after: Waited| {
+            after.time.saturating_sub(before.time) <= WAITED * after.times.saturating_sub(before.times).max(1)
+        };
         match self.waited() {
-            Some(waited) if waited.saturating_sub(before) <= span / WAITED => self.stays = Some((now, waited)),
+            Some(waited) if fits(waited) => self.stays = Some((now, waited)),
             _ => {
                 self.not_before = now + PAUSE;
                 self.leave();
@@ -94,13 +107,15 @@ impl Affinity {
         }
     }
 
-    /// How long this thread has waited for a processor in its life: the second number of
-    /// Documentation/scheduler/sched-stats.rst. `None` where the kernel does not count it.
-    fn waited(&self) -> Option<Duration> {
+    /// Of this thread: the second and third number of Documentation/scheduler/sched-stats.rst. `None` where the kernel
+    /// does not count them.
+    fn waited(&self) -> Option<Waited> {
         let mut text = [0_u8; 64];
         let count = self.statistics.as_ref()?.read_at(&mut text, 0).ok()?;
         let text = std::str::from_utf8(text.get(..count)?).ok()?;
-        Some(Duration::from_nanos(text.split_ascii_whitespace().nth(1)?.parse().ok()?))
+        let mut numbers = text.split_ascii_whitespace().map(|text| text.parse::<u64>().ok()).skip(1);
+        let (time, times) = (numbers.next()??, numbers.next()??);
+        Some(Waited { time: Duration::from_nanos(time), times: times as u32 })
     }
 }
 
@@ -119,6 +134,9 @@ mod tests {
         // On one core there is nothing to choose.
         let [first, second, ..] = all[..] else { return };
         let mut affinity = Affinity::new();
+        if affinity.waited().is_none() {
+            return;
+        }
         let met = |affinity: &mut Affinity, on: usize, times: u32| (0..times).for_each(|_| affinity.met(on as u32));
         met(&mut affinity, second, ROW - 1);
         assert_eq!(cores(), all);
@@ -131,10 +149,10 @@ mod tests {
         let waited = affinity.waited().unwrap();
         // A second later, without a moment of waiting.
         affinity.stays = Some((Instant::now() - Duration::from_secs(1), waited));
-        affinity.look(Instant::now(), false);
+        affinity.look(Instant::now());
         assert_eq!(cores(), [first]);
-        affinity.look(Instant::now() + Duration::from_secs(3600), true);
-        assert_eq!(cores(), all, "nothing stops any more");
+        affinity.look(Instant::now() + SPAN);
+        assert_eq!(cores(), all, "no program was started any more");
     }
 
     #[test]
@@ -142,12 +160,15 @@ mod tests {
         let all = cores();
         let [first, _, ..] = all[..] else { return };
         let mut affinity = Affinity::new();
+        if affinity.waited().is_none() {
+            return;
+        }
         (0..ROW).for_each(|_| affinity.met(first as u32));
         assert_eq!(cores(), [first]);
-        // It has waited for longer than it lives.
-        affinity.stays = Some((Instant::now() - SPAN, Duration::ZERO));
-        affinity.statistics = Some(statistics("5 7000000000 3"));
-        affinity.look(Instant::now(), false);
+        // A millisecond each time.
+        affinity.stays = Some((Instant::now() - SPAN, Waited { time: Duration::from_secs(2), times: 50 }));
+        affinity.statistics = Some(statistics("5 2010000000 60"));
+        affinity.look(Instant::now());
         assert_eq!(cores(), all);
         (0..2 * ROW).for_each(|_| affinity.met(first as u32));
         assert_eq!(cores(), all);

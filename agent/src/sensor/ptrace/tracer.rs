@@ -181,7 +181,7 @@ impl Tracer {
 
     fn tick(&mut self, now: Instant) {
         let calm = now.duration_since(self.stirred) >= CALM;
-        self.affinity.look(now, calm);
+        self.affinity.look(now);
         self.ticked = now;
         self.rest = if calm { IDLE_TICK } else { TICK };
         self.heartbeat.beat(self.thread, self.rest);
