@@ -15,22 +15,21 @@ fi
 
 kernels="$TASUKI_CACHE/kernels"
 work="$(mktemp -d)"
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$work"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 
-# The folder of the newest kernel of a series, downloaded where it is not there.
+# Sets `folder`: that of the newest kernel of a series, downloaded where it is not there.
 kernel() {
     local name
-    name="$(apt-cache depends "$1" | awk '$1 == "Depends:" { print $2; exit }')"
-    [ -n "$name" ] || die "apt knows no $1: add Debian's security archive to its sources, or run apt-get update"
-    if [ ! -e "$kernels/$name/done" ]; then
-        say "Downloading $name (the probes are tested on it)"
-        mkdir -p "$kernels"
-        rm -rf "${kernels:?}/$name"
-        (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$name" && dpkg-deb -x "$name"_*.deb "$kernels/$name")
-        touch "$kernels/$name/done"
-    fi
-    printf '%s\n' "$kernels/$name"
+    name="$(LC_ALL=C apt-cache depends "$1" | awk '$1 == "Depends:" { print $2; exit }')"
+    [ -n "$name" ] || die "apt knows no $1: add Debian's security archive to its sources, and run apt-get update"
+    folder="$kernels/$name"
+    [ ! -d "$folder" ] || return 0
+    say "Downloading $name (the probes are tested on it)"
+    mkdir -p "$kernels"
+    (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$name") || die "$name cannot be downloaded; run apt-get update"
+    dpkg-deb -x "$work/$name"_*.deb "$work/$name.new" || die "$name cannot be unpacked; is the disk full?"
+    mv "$work/$name.new" "$folder" || die "$folder cannot be written"
 }
 
 # A file system in memory: the test, what it starts, and their libraries.
@@ -69,16 +68,16 @@ INIT
 
 boot() {
     local kernel="$1" log="$2"
-    timeout 900 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 1024 -nographic -no-reboot -nic none \
+    exec timeout 900 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 1024 -nographic -no-reboot -nic none \
         -kernel "$kernel"/boot/vmlinuz-* -initrd "$log.root.gz" \
         -append "console=ttyS0 panic=-1 quiet lsm=lockdown,capability,bpf" </dev/null >"$log" 2>&1
 }
 
-test="$(cargo test --workspace --locked --lib --no-run 2>&1 | grep -oE '/[^ )]*/tasuki_agent-[0-9a-f]+' | head -1)"
+test="$(cargo test --workspace --locked --lib --no-run 2>&1 | grep -oE '/[^ )]*/tasuki_agent-[0-9a-f]+' | head -1)" || true
 [ -x "$test" ] || die "the agent's tests were not built; cargo test --workspace --lib --no-run says why"
 logs=()
 for series in linux-image-cloud-amd64 linux-image-6.12-cloud-amd64; do
-    folder="$(kernel "$series")"
+    kernel "$series"
     log="$work/$(basename "$folder")"
     pack "$folder" "$log.root"
     boot "$folder" "$log" &
@@ -86,7 +85,7 @@ for series in linux-image-cloud-amd64 linux-image-6.12-cloud-amd64; do
 done
 wait
 for log in "${logs[@]}"; do
-    if ! grep -q '^ended with 0' "$log" || ! grep -qE '^test result: ok\. [2-9][0-9] passed' "$log"; then
+    if ! grep -q '^ended with 0' "$log" || ! grep -qE '^test result: ok\. [0-9]{2,} passed' "$log"; then
         cat "$log" >&2
         die "the ebpf sensor's tests failed on $(basename "$log")"
     fi

@@ -250,11 +250,11 @@ pub struct FamilyState {
     /// Why the family is missing or degraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// seen = submitted + filtered + ring_full + oversize + map_full + missed.
+    /// seen = submitted + filtered + ring_full + oversize + map_full + unreadable.
     pub counters: Counters,
 }
 
-/// Event counts since the agent started: `seen` is the sum of the others.
+/// Event counts since the agent started: `seen` is the sum of the others but `missed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counters {
@@ -270,7 +270,11 @@ pub struct Counters {
     pub oversize: u64,
     /// Lost: a kernel map was full.
     pub map_full: u64,
-    /// Lost, at most: the hook was met while its program was running on the same processor.
+    /// Lost: what it says could not be read where the hook met it.
+    #[serde(default)]
+    pub unreadable: u64,
+    /// Times that the kernel left a program out because it was running on that processor already. Few of them will have
+    /// been events, so they count neither as seen nor as lost.
     #[serde(default)]
     pub missed: u64,
 }
@@ -278,7 +282,7 @@ pub struct Counters {
 impl Counters {
     /// Events lost, which filters do not count as.
     pub fn lost(&self) -> u64 {
-        self.ring_full + self.oversize + self.map_full + self.missed
+        self.ring_full + self.oversize + self.map_full + self.unreadable
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Outcome {
     RingFull,
     /// A map was full or missing.
     MapFull,
+    /// What it says could not be read.
+    Unreadable,
 }
 
 /// Counts one event and its outcome. Atomic, because a program that may sleep or be preempted can
@@ -38,6 +40,7 @@ pub fn count(family: Family, outcome: Outcome) {
             },
             Outcome::RingFull => add(&raw mut (*counters).ring_full),
             Outcome::MapFull => add(&raw mut (*counters).map_full),
+            Outcome::Unreadable => add(&raw mut (*counters).unreadable),
         }
     }
 }

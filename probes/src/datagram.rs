@@ -1,10 +1,15 @@
 //! DNS messages where the kernel sends and hands over datagrams: nothing else pays for it, while
 //! `packet` makes every packet of every connection dearer (docs/decisions/0016).
 //!
-//! What is not in the packet's own buffer cannot be read here: questions sent without copying
-//! (MSG_ZEROCOPY, splice), and of a long answer what its network card put into pages.
+//! What is not in the packet's own buffer cannot be read here, and is counted: questions sent in parts or without
+//! copying (MSG_MORE, MSG_ZEROCOPY, splice), and of an answer what its network card put into pages.
 
-use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::fentry, programs::FEntryContext};
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_kernel,
+    macros::{fentry, map},
+    maps::PerCpuArray,
+    programs::FEntryContext,
+};
 use tasuki_probe_abi::{Address, Family, UDP};
 
 use crate::count::count;
@@ -12,10 +17,24 @@ use crate::dns::{self, Message, UDP_HEADER};
 use crate::kernel::{actor, current, offset, pointer, read};
 use crate::socket::v4;
 
+/// Runs of `sent4`, `sent6` and `received`: the agent looks at them once, after a datagram of its own. A function that
+/// the compiler has put into its caller can be attached to and is never met.
+#[map]
+static RUNS: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+
+#[inline(always)]
+fn ran(program: u32) {
+    if let Some(runs) = RUNS.get_ptr_mut(program) {
+        // SAFETY: the map gave the pointer. A run that a preempted one overwrites does not matter.
+        unsafe { *runs += 1 };
+    }
+}
+
 /// `ip_send_skb(net, skb)`: a datagram is whole, in the task that sends it. Needs 5.8, and 6.4 on ARM.
 #[fentry(function = "ip_send_skb")]
 pub fn sent4(ctx: FEntryContext) -> i32 {
     let packet: *const u8 = ctx.arg(1);
+    ran(0);
     sent(packet as u64)
 }
 
@@ -23,6 +42,7 @@ pub fn sent4(ctx: FEntryContext) -> i32 {
 #[fentry(function = "ip6_send_skb")]
 pub fn sent6(ctx: FEntryContext) -> i32 {
     let packet: *const u8 = ctx.arg(0);
+    ran(1);
     sent(packet as u64)
 }
 
@@ -33,6 +53,7 @@ pub fn received(ctx: FEntryContext) -> i32 {
     let sock: *const u8 = ctx.arg(0);
     let packet: *const u8 = ctx.arg(1);
     let length: i32 = ctx.arg(2);
+    ran(2);
     if length > 0 {
         look(packet as u64, sock as u64, true);
     }

@@ -10,6 +10,8 @@ use crate::kernel::{header, opaque, setting};
 use crate::output::{DNS, WAKE};
 
 const PORT: u16 = 53;
+/// Of an answer so much is enough: the question and, where it is short, the first addresses.
+const ENOUGH: u32 = 64;
 /// Length of a UDP header, bytes (RFC 768).
 pub const UDP_HEADER: u32 = 8;
 
@@ -39,6 +41,10 @@ pub fn send(message: &Message, copy: impl FnOnce(*mut u8, u32) -> bool) -> Outco
     let own = setting!(own_pid);
     if own != 0 && message.who.pid == own {
         return Outcome::Filtered(Filter::Own);
+    }
+    let wanted = if message.length > DNS_PAYLOAD as u32 { DNS_PAYLOAD as u32 } else { message.length };
+    if message.readable < wanted && !(message.answer && message.readable >= ENOUGH) {
+        return Outcome::Unreadable;
     }
     // Reserved whole: these hooks can be preempted, so a shared scratch buffer would not do.
     let Some(mut entry) = DNS.reserve::<DnsRecord>(0) else { return Outcome::RingFull };

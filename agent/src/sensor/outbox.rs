@@ -58,19 +58,21 @@ impl FamilyCounters {
             ring_full,
             oversize,
             map_full,
-            missed: 0,
+            ..Counters::default()
         }
     }
 }
 
-/// Collects events and hands them over in batches. Its clones are the same box.
-#[derive(Clone)]
-pub struct Outbox(Arc<Mutex<Waiting>>);
+/// Collects events and hands them over in batches.
+pub struct Outbox {
+    waiting: Arc<Mutex<Waiting>>,
+    /// Events in the box beyond which nothing more is put in here.
+    limit: usize,
+}
 
 struct Waiting {
     output: Output,
     events: Vec<Event>,
-    limit: usize,
 }
 
 impl Outbox {
@@ -85,21 +87,26 @@ impl Outbox {
     }
 
     fn with_limit(output: Output, limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(Waiting { output, events: Vec::new(), limit })))
+        Self { waiting: Arc::new(Mutex::new(Waiting { output, events: Vec::new() })), limit }
+    }
+
+    /// The same box for a sensor that may fill three quarters of it: packets crowd out no exec.
+    pub fn beside(&self) -> Self {
+        Self { waiting: self.waiting.clone(), limit: self.limit - self.limit / 4 }
     }
 
     /// Held for a hand-over at most, which does not wait.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts an event in; counts it as submitted, or as lost where it does not fit.
     pub fn push(&self, event: Event, family: &FamilyCounters) {
         let mut waiting = self.lock();
-        if waiting.events.len() >= waiting.limit {
+        if waiting.events.len() >= self.limit {
             waiting.flush();
         }
-        if waiting.events.len() >= waiting.limit {
+        if waiting.events.len() >= self.limit {
             family.add_ring_full(1);
             return;
         }
@@ -169,5 +176,27 @@ mod tests {
         outbox.flush();
         let kept: Vec<_> = receiver.recv().unwrap().into_iter().map(|event| event.kind).collect();
         assert_eq!(kept, (1..=3).map(|code| EventKind::Exit { code }).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_sensors_share_one_order_and_leave_room_for_execs() {
+        let (sender, receiver) = sync_channel(1);
+        let family = FamilyCounters::default();
+        let execs = Outbox::with_limit(sender, 4);
+        let packets = execs.beside();
+        packets.push(event(0), &family);
+        packets.flush();
+        // The pipeline takes nothing more now.
+        for code in 1..=4 {
+            packets.push(event(code), &family);
+        }
+        assert_eq!(family.snapshot().ring_full, 1);
+        execs.push(event(5), &family);
+        execs.push(event(6), &family);
+        assert_eq!(family.snapshot().ring_full, 2);
+        assert_eq!(receiver.recv().unwrap().len(), 1);
+        packets.flush();
+        let kept: Vec<_> = receiver.recv().unwrap().into_iter().map(|event| event.kind).collect();
+        assert_eq!(kept, [1, 2, 3, 5].map(|code| EventKind::Exit { code }));
     }
 }

@@ -139,10 +139,10 @@ fn ebpf(options: &SensorOptions, output: Output) -> Result<Started, SensorError>
 fn ptrace(options: &SensorOptions, output: Output) -> Result<Started, SensorError> {
     let config = PtraceConfig { watchdog: Some(watchdog()?), limits: Default::default() };
     let outbox = Outbox::new(output);
-    let mut started =
-        Started { sensors: vec![Box::new(PtraceSensor::start(config, outbox.clone())?)], notes: Vec::new() };
-    started.add("network", network(options, outbox.clone()));
-    started.add("inotify", inotify(outbox));
+    let (packets, files) = (outbox.beside(), outbox.beside());
+    let mut started = Started { sensors: vec![Box::new(PtraceSensor::start(config, outbox)?)], notes: Vec::new() };
+    started.add("network", network(options, packets));
+    started.add("inotify", inotify(files));
     Ok(started)
 }
 

@@ -69,7 +69,7 @@ impl Filter {
 }
 
 /// What became of one family's events on one CPU:
-/// `seen = submitted + sum(filtered) + ring_full + oversize + map_full`.
+/// `seen = submitted + sum(filtered) + ring_full + oversize + map_full + unreadable`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FamilyCounters {
@@ -85,4 +85,6 @@ pub struct FamilyCounters {
     pub oversize: u64,
     /// Lost: a kernel map was full or missing.
     pub map_full: u64,
+    /// Lost: what it says could not be read where the hook met it.
+    pub unreadable: u64,
 }

@@ -48,6 +48,7 @@ impl CounterMap {
             out.ring_full += one.ring_full;
             out.oversize += one.oversize;
             out.map_full += one.map_full;
+            out.unreadable += one.unreadable;
             for (sum, count) in filtered.0.iter_mut().zip(one.filtered) {
                 *sum += count;
             }

@@ -4,6 +4,7 @@
 use super::btf::Types;
 use super::cgroups::{self, Hierarchy};
 use super::offsets;
+use super::proof;
 use super::rings::RingSizes;
 use crate::sensor::SensorError;
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
@@ -69,6 +70,8 @@ pub(super) struct Loaded {
     pub(super) dns: Dns,
     /// Whether at least one program is attached.
     pub(super) any: bool,
+    /// Why DNS is looked for among all packets, where that was not asked for.
+    pub(super) note: Option<String>,
     /// Per program, why it is not attached.
     pub(super) problems: Vec<(&'static str, String)>,
 }
@@ -84,8 +87,7 @@ impl Loaded {
     pub(super) fn misses(&self, program: &str) -> u64 {
         let Some(descriptor) = self.ebpf.program(program).and_then(|program| program.fd().ok()) else { return 0 };
         let path = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok()).unwrap_or_default()
+        misses(&std::fs::read_to_string(path).unwrap_or_default())
     }
 }
 
@@ -124,16 +126,35 @@ pub(super) fn load(
     drop((raw, types));
     let btf = Btf::from_sys_fs().map_err(|error| unavailable(format!("{BTF}: {error}")))?;
 
-    let first = attempt(settings, rings, &offsets, &btf, dns)?;
+    let mut loaded = attempt(settings, rings, &offsets, &btf, dns)?;
     // Where TCP cannot be seen by its sockets, the cgroup hook sees at least connects.
-    let tcp = first.problem("socket_state").is_some() && first.problem("connect4").is_none();
-    let packets = dns.programs().iter().any(|(name, _)| first.problem(name).is_some());
-    if !tcp && !packets {
-        return Ok(first);
+    if loaded.problem("socket_state").is_some() && loaded.problem("connect4").is_none() {
+        settings.tcp_from_cgroup = 1;
+        drop(loaded);
+        loaded = attempt(settings, rings, &offsets, &btf, dns)?;
     }
-    drop(first);
-    settings.tcp_from_cgroup = u32::from(tcp);
-    attempt(settings, rings, &offsets, &btf, if packets { Dns::Packets } else { dns })
+    let refused = |loaded: &Loaded| {
+        let reason = |(name, _): &(&str, Hook)| Some(format!("{name}: {}", loaded.problem(name)?));
+        loaded.dns.programs().iter().filter_map(reason).collect::<Vec<_>>().join("; ")
+    };
+    let reason = match (loaded.dns, refused(&loaded)) {
+        (Dns::Packets, _) => return Ok(loaded),
+        (Dns::Datagrams, reason) if !reason.is_empty() => reason,
+        (Dns::Datagrams, _) => match proof::datagrams(&loaded.ebpf) {
+            Ok(()) => return Ok(loaded),
+            Err(reason) => reason,
+        },
+    };
+    tracing::info!(reason, "DNS is looked for among all packets");
+    // Not both at once: their rings would take the memory of two.
+    drop(loaded);
+    let mut packets = attempt(settings, rings, &offsets, &btf, Dns::Packets)?;
+    if Dns::Packets.programs().iter().all(|(name, _)| packets.problem(name).is_some()) {
+        drop(packets);
+        return attempt(settings, rings, &offsets, &btf, dns);
+    }
+    packets.note = Some(format!("DNS is looked for among all packets, which costs more: {reason}"));
+    Ok(packets)
 }
 
 fn attempt(
@@ -171,7 +192,7 @@ fn attempt(
             }
         }
     }
-    Ok(Loaded { ebpf, dns, any, problems })
+    Ok(Loaded { ebpf, dns, any, note: None, problems })
 }
 
 fn attach(
@@ -239,6 +260,11 @@ fn reason(error: &ProgramError) -> String {
     }
 }
 
+/// What the kernel says of a program's descriptor, in which this number is one of several.
+fn misses(text: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok()).unwrap_or_default()
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let mut out = error.to_string();
     let mut next = error.source();
@@ -248,4 +274,15 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_left_out_is_read() {
+        assert_eq!(misses("prog_jited:\t1\nrecursion_misses:\t17\nverified_insns:\t9\n"), 17);
+        assert_eq!(misses("prog_jited:\t1\n"), 0, "before 5.12");
+    }
 }

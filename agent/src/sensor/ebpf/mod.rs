@@ -1,6 +1,6 @@
 //! The `ebpf` sensor: what happens on this machine, from the kernel's own hooks (tier 0).
 //!
-//! `btf` and `offsets` learn the running kernel, `loader` puts the programs in, `reader` empties
+//! `btf` and `offsets` learn the running kernel, `loader` puts the programs in and `proof` sees whether they are met, `reader` empties
 //! their rings, `decode` makes events of records, `counters` keeps the balance. Nothing here knows
 //! tasks or rules.
 //!
@@ -14,6 +14,7 @@ mod counters;
 mod decode;
 mod loader;
 mod offsets;
+mod proof;
 mod reader;
 mod rings;
 #[cfg(test)]
@@ -189,10 +190,13 @@ impl EbpfSensor {
         }
     }
 
-    /// Runs that the kernel left out, because one of the family's programs was running on that processor already. Each
-    /// may have been an event, so that is what they count as.
+    /// Runs that the kernel left out, because one of the family's programs was running on that processor already. A
+    /// program of several families counts in the first.
     fn missed(&self, family: Family) -> u64 {
         let Some(loaded) = &self.loaded else { return self.missed.get(family as usize).copied().unwrap_or_default() };
+        if matches!(family, Family::Accept | Family::Listen) {
+            return 0;
+        }
         self.hooks(family).0.iter().map(|program| loaded.misses(program)).sum()
     }
 
@@ -214,7 +218,6 @@ impl EbpfSensor {
             Counters::default()
         });
         counters.missed = self.missed(family);
-        counters.seen += counters.missed;
         FamilyState {
             name: family.name().into(),
             hook: hook.into(),
@@ -261,6 +264,7 @@ impl Sensor for EbpfSensor {
             details.push(format!("{refused} records were refused: agent and probes do not fit each other"));
         }
         let whole = details.is_empty();
+        details.extend(self.loaded.as_ref().and_then(|loaded| loaded.note.clone()));
         if self.shrunk {
             details.push(format!("rings take {} KiB to fit the memory limit", self.rings.total() / 1024));
         }

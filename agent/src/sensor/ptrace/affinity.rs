@@ -146,9 +146,10 @@ mod tests {
         assert_eq!(cores(), all, "something stopped elsewhere");
         met(&mut affinity, first, ROW);
         assert_eq!(cores(), [first]);
-        let waited = affinity.waited().unwrap();
-        // A second later, without a moment of waiting.
-        affinity.stays = Some((Instant::now() - Duration::from_secs(1), waited));
+        // A second later, 100 µs each time.
+        affinity.stays =
+            Some((Instant::now() - Duration::from_secs(1), Waited { time: Duration::from_secs(2), times: 50 }));
+        affinity.statistics = Some(statistics("5 2001000000 60"));
         affinity.look(Instant::now());
         assert_eq!(cores(), [first]);
         affinity.look(Instant::now() + SPAN);

@@ -57,8 +57,12 @@ impl Namespaces {
     /// Of a process that may not go into others.
     pub fn of_confined(pid: u32) -> Option<Self> {
         let directory = proc::open(pid).ok()?;
-        is_confined(capabilities(rustix::process::Pid::from_raw(pid as i32)).ok()?)
-            .then(|| Self::read(directory.as_fd()))
+        let confined = is_confined(capabilities(rustix::process::Pid::from_raw(pid as i32)).ok()?);
+        confined.then(|| Self::read(directory.as_fd())).filter(Self::is_whole)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.mount != 0 && self.pid != 0
     }
 }
 
@@ -131,7 +135,7 @@ pub fn read(pid: u32, known: Known) -> io::Result<Reading> {
         pid_namespace: namespaces.pid,
         name: stat.name.clone(),
     };
-    let namespaces = confined.then_some(namespaces);
+    let namespaces = confined.then_some(namespaces).filter(Namespaces::is_whole);
     Ok(Reading { exec, parent: stat.parent, start: stat.start, core: stat.core, namespaces })
 }
 

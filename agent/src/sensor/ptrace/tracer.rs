@@ -12,8 +12,8 @@
 //!                                   ends ─▶ Exit event
 //! ```
 //!
-//! **Guarantees.** A stopped tracee waits for nothing but its own reading: no lock, no network, no
-//! full pipeline. Every error of a request on a tracee means that it was killed meanwhile, and its
+//! **Guarantees.** A stopped tracee waits for nothing but its own reading: no network, no full pipeline, no lock but the
+//! outbox's, which is held for a hand-over that does not wait. Every error of a request on a tracee means that it was killed meanwhile, and its
 //! end is heard by the next wait(). **Assumptions.** Everything runs on one thread, which ptrace
 //! demands.
 
@@ -135,8 +135,7 @@ impl Tracer {
         while !self.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             let went_off = ticker.take();
-            // While it gathers the timer goes off more often than there are ticks.
-            if went_off && (self.pace > GATHER || now.duration_since(self.ticked) >= self.rest) {
+            if went_off && self.is_tick(now) {
                 self.tick(now);
             }
             self.hand_over(&ticker, now, went_off);
@@ -145,6 +144,13 @@ impl Tracer {
             self.answer(change);
         }
         self.let_go(&ticker)
+    }
+
+    /// Whether the timer went off for a tick. While it gathers it goes off more often; when it is about to be set back,
+    /// a tick comes early rather than late.
+    fn is_tick(&self, now: Instant) -> bool {
+        let rest = if self.outbox.is_empty() { self.rest / 2 } else { self.rest };
+        self.pace > GATHER || now.duration_since(self.ticked) >= rest
     }
 
     /// Something happened: ticks come fast again, since more may follow.
@@ -332,7 +338,9 @@ impl Tracer {
         let key = ProcessKey::new(tid, stat.start);
         let parent_id = parent.map_or(stat.parent, |parent| parent.tgid);
         let parent_key = self.key_of(parent_id);
-        let inherited = self.table.processes.get(&parent_id).map(|parent| (parent.credentials, parent.namespaces));
+        // Who made it is known by its event only: what /proc calls its parent may have got it from another.
+        let known = |process: &Process| (process.credentials, parent.and(process.namespaces));
+        let inherited = self.table.processes.get(&parent_id).map(known);
         let read = || Some((Status::read(tid).ok()?.credentials, None));
         let Some((credentials, namespaces)) = inherited.or_else(read) else { return };
         if let Some(process) = parent_key {
