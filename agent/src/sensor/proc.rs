@@ -12,8 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 const NANOSECONDS_PER_TICK: u64 = 10_000_000;
 /// `PF_KTHREAD` of include/linux/sched.h.
 const KERNEL_THREAD: u64 = 0x0020_0000;
-/// Largest `/proc` text that is read, bytes: `status` is about 1.5 KiB.
+/// Room for a `/proc` text at first, bytes: `status` is about 1.5 KiB.
 const TEXT: usize = 8192;
+/// Largest that is read: a process may be in 65,536 groups, which `status` lists before what is wanted.
+const LARGEST: usize = 1 << 20;
 
 /// Parts of `/proc/PID/stat`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -169,7 +171,9 @@ fn text(file: &OwnedFd) -> io::Result<String> {
     let mut text = Vec::with_capacity(TEXT);
     loop {
         let room = text.capacity() - text.len();
-        if room == 0 || rustix::io::read(file, rustix::buffer::spare_capacity(&mut text))? < room {
+        if room == 0 && text.capacity() < LARGEST {
+            text.reserve(text.capacity());
+        } else if room == 0 || rustix::io::read(file, rustix::buffer::spare_capacity(&mut text))? < room {
             break;
         }
     }
@@ -195,6 +199,22 @@ mod tests {
         let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
         assert!(Stat::read(own).unwrap().thread && Stat::read_thread(std::process::id(), own).unwrap().thread);
         assert!(threads(std::process::id()).contains(&std::process::id()));
+    }
+
+    #[test]
+    fn many_groups_hide_nothing() {
+        use std::os::unix::process::CommandExt;
+        let groups: Vec<_> = (100_000..110_000).map(nix::unistd::Gid::from_raw).collect();
+        let mut command = std::process::Command::new("sleep");
+        // SAFETY: between fork and exec one system call is made.
+        unsafe { command.arg("1000").pre_exec(move || Ok(nix::unistd::setgroups(&groups)?)) };
+        let mut child = command.spawn().unwrap();
+        let status = Status::read(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let status = status.unwrap();
+        assert_ne!((status.namespace_pid, status.credentials.capabilities), (0, 0));
+        assert_eq!(status.credentials.capabilities, Status::read(std::process::id()).unwrap().credentials.capabilities);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::outbox::Outbox;
 use super::ptrace::{PtraceConfig, PtraceSensor, WatchdogCommand};
 use super::recent::RecentProcesses;
 use super::{Output, Sensor, SensorError, replay::Replay, snapshot};
-use std::os::unix::fs::MetadataExt;
+use crate::workload::cgroup::sees_host;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ pub fn start(choice: Choice, options: &SensorOptions, output: Output) -> Result<
             // The order is by depth: Full, Process, Network.
             let mut notes = Vec::new();
             for next in [Choice::Ebpf, Choice::Ptrace, Choice::Network] {
-                if next == Choice::Ptrace && is_host_pid_namespace() {
+                if next == Choice::Ptrace && sees_host() {
                     notes.push("ptrace: on a node it would stop every process; `sensor: Ptrace` has it so".to_owned());
                     continue;
                 }
@@ -90,13 +90,6 @@ pub fn start(choice: Choice, options: &SensorOptions, output: Output) -> Result<
         Choice::Ptrace => ptrace(options, output),
         Choice::Network => network(options, Outbox::new(output)),
     }
-}
-
-/// Whether every process of the machine is in sight; assumed where the kernel does not say.
-fn is_host_pid_namespace() -> bool {
-    /// `PROC_PID_INIT_INO` in the kernel's include/linux/proc_ns.h.
-    const INITIAL: u64 = 0xEFFF_FFFC;
-    std::fs::metadata("/proc/self/ns/pid").map_or(true, |namespace| namespace.ino() == INITIAL)
 }
 
 /// eBPF with fanotify beside it: both give what the other cannot.
