@@ -30,6 +30,9 @@ pub(super) enum Hook {
 /// Programs by the names of their functions.
 type Programs = &'static [(&'static str, Hook)];
 
+/// Per program, why it is not attached.
+type Problems = Vec<(&'static str, String)>;
+
 /// Those that are always attached.
 const PROGRAMS: Programs = &[
     ("process_fork", Hook::Tracepoint("sched_process_fork")),
@@ -72,8 +75,7 @@ pub(super) struct Loaded {
     pub(super) any: bool,
     /// Why DNS is looked for among all packets, where that was not asked for.
     pub(super) note: Option<String>,
-    /// Per program, why it is not attached.
-    pub(super) problems: Vec<(&'static str, String)>,
+    pub(super) problems: Problems,
 }
 
 impl Loaded {
@@ -126,35 +128,14 @@ pub(super) fn load(
     drop((raw, types));
     let btf = Btf::from_sys_fs().map_err(|error| unavailable(format!("{BTF}: {error}")))?;
 
-    let mut loaded = attempt(settings, rings, &offsets, &btf, dns)?;
+    let first = attempt(settings, rings, &offsets, &btf, dns)?;
     // Where TCP cannot be seen by its sockets, the cgroup hook sees at least connects.
-    if loaded.problem("socket_state").is_some() && loaded.problem("connect4").is_none() {
+    if first.problem("socket_state").is_some() && first.problem("connect4").is_none() {
         settings.tcp_from_cgroup = 1;
-        drop(loaded);
-        loaded = attempt(settings, rings, &offsets, &btf, dns)?;
-    }
-    let refused = |loaded: &Loaded| {
-        let reason = |(name, _): &(&str, Hook)| Some(format!("{name}: {}", loaded.problem(name)?));
-        loaded.dns.programs().iter().filter_map(reason).collect::<Vec<_>>().join("; ")
-    };
-    let reason = match (loaded.dns, refused(&loaded)) {
-        (Dns::Packets, _) => return Ok(loaded),
-        (Dns::Datagrams, reason) if !reason.is_empty() => reason,
-        (Dns::Datagrams, _) => match proof::datagrams(&loaded.ebpf) {
-            Ok(()) => return Ok(loaded),
-            Err(reason) => reason,
-        },
-    };
-    tracing::info!(reason, "DNS is looked for among all packets");
-    // Not both at once: their rings would take the memory of two.
-    drop(loaded);
-    let mut packets = attempt(settings, rings, &offsets, &btf, Dns::Packets)?;
-    if Dns::Packets.programs().iter().all(|(name, _)| packets.problem(name).is_some()) {
-        drop(packets);
+        drop(first);
         return attempt(settings, rings, &offsets, &btf, dns);
     }
-    packets.note = Some(format!("DNS is looked for among all packets, which costs more: {reason}"));
-    Ok(packets)
+    Ok(first)
 }
 
 fn attempt(
@@ -175,24 +156,52 @@ fn attempt(
         .load(OBJECT)
         .map_err(|error| unavailable(format!("the kernel did not take the probes' maps: {}", chain(&error))))?;
     let root = cgroups::attach_point();
-    let mut problems = Vec::new();
-    let mut any = false;
-    for &(name, hook) in PROGRAMS.iter().chain(dns.programs()) {
-        let missing = offsets::missing(offsets, name);
-        let result = if missing.is_empty() {
-            attach(&mut ebpf, name, hook, btf, root.as_ref())
-        } else {
-            Err(format!("this kernel has no field {}", missing.join(", ")))
+    let attach = |ebpf: &mut Ebpf, programs: Programs| -> Problems {
+        let one = |&(name, hook): &(&'static str, Hook)| {
+            let missing = offsets::missing(offsets, name);
+            let result = if missing.is_empty() {
+                attach(ebpf, name, hook, btf, root.as_ref())
+            } else {
+                Err(format!("this kernel has no field {}", missing.join(", ")))
+            };
+            Some((name, result.err()?))
         };
-        match result {
-            Ok(()) => any = true,
-            Err(reason) => {
-                tracing::warn!(program = name, reason, "probe not attached");
-                problems.push((name, reason));
+        programs.iter().filter_map(one).collect()
+    };
+    let mut problems = attach(&mut ebpf, PROGRAMS);
+    let mut refused = attach(&mut ebpf, dns.programs());
+    let (mut way, mut note) = (dns, None);
+    let reason = match dns {
+        Dns::Packets => None,
+        Dns::Datagrams => match refused.first() {
+            Some((name, reason)) => Some(format!("{name}: {reason}")),
+            None => proof::datagrams(&ebpf).err(),
+        },
+    };
+    if let Some(reason) = reason {
+        let packets = Dns::Packets.programs();
+        let others = attach(&mut ebpf, packets);
+        // What there is of the one way is better than nothing of the other.
+        if others.len() < packets.len() {
+            for (name, _) in dns.programs() {
+                if let Some(Program::FEntry(program)) = ebpf.program_mut(name) {
+                    // Fails where the kernel has refused it: then there is nothing to unload.
+                    let _ = program.unload();
+                }
             }
+            (way, refused) = (Dns::Packets, others);
+            note = Some(format!("DNS is looked for among all packets, which costs more: {reason}"));
         }
     }
-    Ok(Loaded { ebpf, dns, any, note: None, problems })
+    let any = problems.len() < PROGRAMS.len() || refused.len() < way.programs().len();
+    problems.extend(refused);
+    for (program, reason) in &problems {
+        tracing::warn!(program, reason, "probe not attached");
+    }
+    if let Some(note) = &note {
+        tracing::info!("{note}");
+    }
+    Ok(Loaded { ebpf, dns: way, any, note, problems })
 }
 
 fn attach(

@@ -1,8 +1,7 @@
-//! The `ebpf` sensor: what happens on this machine, from the kernel's own hooks (tier 0).
+//! The `ebpf` sensor: what happens on this machine, from the kernel's own hooks (tier 0; DNS on tier 1 where it can be had).
 //!
-//! `btf` and `offsets` learn the running kernel, `loader` puts the programs in and `proof` sees whether they are met, `reader` empties
-//! their rings, `decode` makes events of records, `counters` keeps the balance. Nothing here knows
-//! tasks or rules.
+//! `btf` and `offsets` learn the running kernel, `loader` puts the programs in, `proof` sees whether they are met, `reader`
+//! empties their rings, `decode` makes events of records, `counters` keeps the balance. Nothing here knows tasks or rules.
 //!
 //! Guarantees: every event that a hook meets is counted once, as submitted, filtered or lost;
 //! dropping the sensor detaches every program. Caveats: a TCP connect has no local port yet; an

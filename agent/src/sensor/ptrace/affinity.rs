@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Execs in a row that were met on one core before the tracer goes there.
 const ROW: u32 = 32;
-/// How long the tracer may wait for its turn on the core, on average. In a loop of short programs it is some 10 µs,
-/// beside something that would fill the core alone more than a millisecond.
+/// How long the tracer may wait for its turn on the core, on average. In a loop of short programs that has the core for
+/// itself it is some 10 µs.
 const WAITED: Duration = Duration::from_micros(200);
 /// Time over which its waiting is added up, and without an exec after which it leaves.
 const SPAN: Duration = Duration::from_millis(100);
