@@ -101,7 +101,7 @@ fn functions() -> Check {
         "BPF on functions",
         verdict(loads),
         format!("fentry programs {detail}"),
-        "files, memory and namespaces are seen by the other hooks only (tier 0), and some finding types are unavailable",
+        "DNS is looked for among all packets, at 1 to 2 % of a busy server's time; files, memory and namespaces are seen by the other hooks only (tier 0), and some finding types are unavailable",
         "a kernel without lockdown (`cat /sys/kernel/security/lockdown`)",
     )
 }
