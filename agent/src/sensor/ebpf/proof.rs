@@ -38,8 +38,8 @@ pub(super) fn datagrams(ebpf: &Ebpf) -> Result<(), String> {
     Ok(())
 }
 
-/// How often each of them ran.
-fn runs(ebpf: &Ebpf) -> Result<[u64; 3], String> {
+/// How often each of them ran: `sent4`, `sent6`, `received`.
+pub(super) fn runs(ebpf: &Ebpf) -> Result<[u64; 3], String> {
     let wrong = |error: &dyn std::fmt::Display| format!("the runs of its programs cannot be read: {error}");
     let map = ebpf.map("RUNS").ok_or_else(|| wrong(&"there is no such map"))?;
     let map: PerCpuArray<_, u64> = map.try_into().map_err(|error: aya::maps::MapError| wrong(&error))?;

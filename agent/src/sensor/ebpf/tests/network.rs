@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event::{Connect, DnsPacket, Transport};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
@@ -172,6 +173,29 @@ fn a_question_in_parts_is_read_or_counted() {
     let was_read = running.seen.iter().any(read);
     let counted = running.sensor.families().into_iter().any(|family| family.counters.unreadable > 0);
     assert_ne!(was_read, counted);
+}
+
+#[test]
+fn a_connections_packets_run_no_program_of_datagrams() {
+    const MESSAGES: u64 = 20_000;
+    let running = Running::start(everything());
+    let loaded = running.sensor.loaded.as_ref().unwrap();
+    if loaded.dns == Dns::Packets {
+        // `dns_says_how_it_is_seen` tells whether it may be so.
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_nodelay(true).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    let before: u64 = proof::runs(&loaded.ebpf).unwrap().iter().sum();
+    for _ in 0..MESSAGES {
+        client.write_all(b"x").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+    }
+    let after: u64 = proof::runs(&loaded.ebpf).unwrap().iter().sum();
+    // Other tests send datagrams meanwhile.
+    assert!(after - before < MESSAGES / 10, "{before} and then {after}");
 }
 
 #[test]
