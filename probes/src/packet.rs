@@ -12,6 +12,7 @@ use crate::count::count;
 use crate::dns::{self, Message, UDP_HEADER};
 use crate::kernel::{actor, current};
 use crate::owner;
+use crate::socket::v4;
 
 const ALLOW: i32 = 1;
 const IPV4_HEADER: usize = 20;
@@ -100,11 +101,5 @@ fn address(ctx: &SkBuffContext, six: bool, at: u32, port: u16) -> Address {
     if six {
         return Address { bytes: ctx.load(at as usize).unwrap_or_default(), port, family: 6 };
     }
-    let four: [u8; 4] = ctx.load(at as usize).unwrap_or_default();
-    let mut out = Address { bytes: [0; 16], port, family: 4 };
-    out.bytes[0] = four[0];
-    out.bytes[1] = four[1];
-    out.bytes[2] = four[2];
-    out.bytes[3] = four[3];
-    out
+    v4(ctx.load(at as usize).unwrap_or_default(), port)
 }

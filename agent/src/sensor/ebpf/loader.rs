@@ -71,8 +71,6 @@ impl Dns {
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) dns: Dns,
-    /// Whether at least one program is attached.
-    pub(super) any: bool,
     /// Why DNS is looked for among all packets, where that was not asked for.
     pub(super) note: Option<String>,
     pub(super) problems: Problems,
@@ -82,6 +80,11 @@ impl Loaded {
     /// Why the program is not attached; `None` where it is.
     pub(super) fn problem(&self, program: &str) -> Option<&str> {
         self.problems.iter().find(|(name, _)| *name == program).map(|(_, reason)| reason.as_str())
+    }
+
+    /// Whether no program is attached.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.problems.len() == PROGRAMS.len() + self.dns.programs().len()
     }
 
     /// How often the kernel left the program out because it was running on that processor already;
@@ -193,7 +196,6 @@ fn attempt(
             note = Some(format!("DNS is looked for among all packets, which costs more: {reason}"));
         }
     }
-    let any = problems.len() < PROGRAMS.len() || refused.len() < way.programs().len();
     problems.extend(refused);
     for (program, reason) in &problems {
         tracing::warn!(program, reason, "probe not attached");
@@ -201,7 +203,7 @@ fn attempt(
     if let Some(note) = &note {
         tracing::info!("{note}");
     }
-    Ok(Loaded { ebpf, dns: way, any, note, problems })
+    Ok(Loaded { ebpf, dns: way, note, problems })
 }
 
 fn attach(

@@ -120,7 +120,7 @@ impl EbpfSensor {
         };
         let dns = if options.dns_among_packets { Dns::Packets } else { Dns::Datagrams };
         let mut loaded = loader::load(settings, rings, &hierarchy, dns)?;
-        if !loaded.any && !loaded.problems.is_empty() {
+        if loaded.is_nothing() {
             let (program, reason) = loaded.problems.swap_remove(0);
             return Err(SensorError::Unavailable { sensor: NAME, reason: format!("{program}: {reason}") });
         }

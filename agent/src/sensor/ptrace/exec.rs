@@ -57,13 +57,16 @@ impl Namespaces {
     /// Of a process that may not go into others.
     pub fn of_confined(pid: u32) -> Option<Self> {
         let directory = proc::open(pid).ok()?;
-        let confined = is_confined(capabilities(rustix::process::Pid::from_raw(pid as i32)).ok()?);
-        confined.then(|| Self::read(directory.as_fd())).filter(Self::is_whole)
+        is_confined(sets_of(pid)?).then(|| Self::read(directory.as_fd())).filter(Self::is_whole)
     }
 
     fn is_whole(&self) -> bool {
         self.mount != 0 && self.pid != 0
     }
+}
+
+fn sets_of(pid: u32) -> Option<CapabilitySets> {
+    capabilities(rustix::process::Pid::from_raw(pid as i32)).ok()
 }
 
 /// Whether who has these may not go into other namespaces of mounts and process ids: they are made and entered with
@@ -101,7 +104,7 @@ pub fn read(pid: u32, known: Known) -> io::Result<Reading> {
     let directory = proc::open(pid)?;
     let directory = directory.as_fd();
     let stat = Stat::read_at(directory)?;
-    let sets = capabilities(rustix::process::Pid::from_raw(pid as i32)).ok();
+    let sets = sets_of(pid);
     let confined = sets.is_some_and(is_confined);
     // Who may now is read as well: what it may, it may have from a user namespace of its own.
     let namespaces = known.namespaces.filter(|_| confined).unwrap_or_else(|| Namespaces::read(directory));
