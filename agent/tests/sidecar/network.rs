@@ -134,3 +134,64 @@ fn dns_questions_and_answers_are_seen_with_their_asker() {
     let dns = &families["families"][1]["counters"];
     assert_eq!((dns["submitted"].as_u64(), dns["ringFull"].as_u64()), (Some(3), Some(0)));
 }
+
+#[test]
+fn where_packets_are_too_many_to_look_at_nothing_is_lost() {
+    let room = Room::new();
+    let question = r"b'\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x01\x00\x01'";
+    let serve = format!(
+        "def dns(family, address):\n  s = socket.socket(family, socket.SOCK_DGRAM)\n  s.bind((address, 53))\n  return s\n\
+         all = [dns(socket.AF_INET, '127.0.0.1'), dns(socket.AF_INET6, '::1')]\n\
+         t = socket.create_server(('127.0.0.1', 8080))\nopen({:?}, 'w').write('x')\n\
+         for s in all:\n  m, a = s.recvfrom(512)\n  s.sendto(m[:2] + b'\\x81\\x80' + m[4:], a)\n\
+         keep = [t.accept(), t.accept()]",
+        room.path("serves")
+    );
+    let ask = format!(
+        "keep = []\nfor family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):\n  \
+         s = socket.socket(family, socket.SOCK_DGRAM)\n  s.sendto({question}, (address, 53))\n  s.recv(512)\n  keep += [s]\n\
+         keep += [socket.create_connection(('127.0.0.1', 8080))]\n\
+         sys.stdin.readline()\nkeep += [socket.create_connection(('127.0.0.1', 8080))]"
+    );
+    let (mut server, server_pid) = python(&room, "server", &serve);
+    let (mut client, client_pid) = python(&room, "client", &ask);
+    server.go();
+    until("the server", || std::fs::read(room.path("serves")).ok());
+    let mut agent = room.agent("network", &[]);
+    let way = |name: &str| {
+        let name = name.to_owned();
+        move |line: &Value| line["families"][1]["hook"] == name.as_str()
+    };
+    agent.families(way("packet/53"));
+    let mut flood = room.command(std::env::current_exe().unwrap());
+    let flood = flood.args(["role", "--exact", "--nocapture"]).env("TASUKI_ROLE", "flood");
+    let flood = App(flood.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap());
+    agent.families(way("packet/53 (outgoing), raw/udp"));
+
+    client.go();
+    let is = |line: &Value, answer: bool| line["kind"] == "dns" && line["answer"] == answer;
+    for answer in [false, true] {
+        let lines = agent.wait_for_count("messages", 2, |line| is(line, answer));
+        assert_eq!(lines.iter().map(|line| line["server"].clone()).collect::<Vec<_>>(), ["127.0.0.1:53", "[::1]:53"]);
+        for line in lines {
+            assert_eq!(line["pid"], client_pid, "{line}");
+            assert!(line["payload"].as_str().unwrap().contains("example"));
+        }
+    }
+    let connects = |line: &Value| text(line).starts_with("Connect") && text(line).contains("remote: 127.0.0.1:8080");
+    let accepts = |line: &Value| text(line).starts_with("Accept") && text(line).contains("local: Some(127.0.0.1:8080)");
+    assert_eq!(agent.wait_for("the connect", connects)["pid"], client_pid);
+    assert_eq!(agent.wait_for("the accept", accepts)["pid"], server_pid);
+
+    drop(flood);
+    agent.families(way("packet/53"));
+    client.go();
+    assert_eq!(agent.wait_for_count("connects", 2, connects)[1]["pid"], client_pid);
+    assert_eq!(agent.wait_for_count("accepts", 2, accepts)[1]["pid"], server_pid);
+    let families = agent.families(|_| true);
+    for family in families["families"].as_array().unwrap() {
+        assert_eq!(family["counters"]["ringFull"], 0, "{families}");
+    }
+    assert_eq!(agent.seen(connects).len(), 2, "told once");
+    assert_eq!(agent.seen(|line| line["kind"] == "dns").len(), 4, "told once");
+}

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use std::ffi::OsString;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::sync_channel;
 use tasuki_agent::event::{Event, EventKind};
 use tasuki_agent::sensor::Sensor;
@@ -22,12 +23,28 @@ pub fn play(role: &str) {
         "ptrace" => agent(|output| Box::new(PtraceSensor::start(config(), Outbox::new(output)).unwrap())),
         "network" => agent(|output| Box::new(NetworkSensor::start(Outbox::new(output)).unwrap())),
         "inotify" => agent(|output| Box::new(InotifySensor::start(Outbox::new(output)).unwrap())),
+        "flood" => flood(),
         "supervisor" => {
             let script = std::env::var_os("TASUKI_SCRIPT").unwrap();
             run_program(&"/bin/sh".into(), &["-c".into(), script]).unwrap();
         }
         role => panic!("no role {role}"),
     }
+}
+
+/// As many TCP segments over loopback as go, until standard input ends.
+fn flood() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    sender.set_nodelay(true).unwrap();
+    let (mut receiver, _) = listener.accept().unwrap();
+    std::thread::spawn(move || while receiver.read(&mut [0; 4096]).unwrap() > 0 {});
+    std::thread::spawn(move || {
+        loop {
+            sender.write_all(b"x").unwrap();
+        }
+    });
+    while std::io::stdin().read(&mut [0; 64]).unwrap() > 0 {}
 }
 
 fn config() -> PtraceConfig {

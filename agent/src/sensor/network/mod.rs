@@ -11,6 +11,7 @@
 
 mod diag;
 mod filter;
+mod load;
 mod owner;
 mod packet;
 mod taps;
@@ -35,6 +36,10 @@ struct Report {
     unnamed: AtomicU64,
     skipped: AtomicU64,
     evictions: AtomicU64,
+    /// Connections over loopback that were gone before a list could show them.
+    unlisted: AtomicU64,
+    /// Whether packets are spared.
+    spared: AtomicBool,
 }
 
 /// The running sensor.
@@ -94,6 +99,10 @@ impl Sensor for NetworkSensor {
         for (counter, what) in [
             (&self.report.unnamed, "events have no process: the socket was gone or its holder is not visible"),
             (&self.report.skipped, "sockets were not looked for: searching had used up its 5 % of a core"),
+            (
+                &self.report.unlisted,
+                "connections were gone before they were listed, while packets were too many to look at",
+            ),
             (&self.report.evictions, "sockets and connections were forgotten: the memory was full"),
         ] {
             let count = counter.load(Ordering::Relaxed);
@@ -109,10 +118,12 @@ impl Sensor for NetworkSensor {
             counters: counters.snapshot(),
         };
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
-        vec![
-            family("network", "packet/syn, sock_diag", &self.report.network, problem),
-            family("dns", "packet/53", &self.report.dns, None),
-        ]
+        let (network, dns) = if self.report.spared.load(Ordering::Relaxed) {
+            ("packet/syn (outgoing), sock_diag", "packet/53 (outgoing), raw/udp")
+        } else {
+            ("packet/syn, sock_diag", "packet/53")
+        };
+        vec![family("network", network, &self.report.network, problem), family("dns", dns, &self.report.dns, None)]
     }
 
     fn stop(&mut self) {

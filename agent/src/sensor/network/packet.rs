@@ -6,6 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 const DNS_BYTES: usize = 512;
 /// A DNS header.
 const DNS_HEADER: usize = 12;
+/// Protocol numbers (RFC 9293, RFC 768).
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// A packet that means something here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,15 @@ pub fn parse(bytes: &[u8]) -> Option<Packet> {
         6 => v6(bytes)?,
         _ => return None,
     };
+    of_parts(source, destination, protocol, body)
+}
+
+/// Reads a UDP datagram, from its own header on.
+pub fn datagram(source: Ipv6Addr, destination: Ipv6Addr, body: &[u8]) -> Option<Packet> {
+    of_parts(source.to_canonical(), destination.to_canonical(), UDP, body)
+}
+
+fn of_parts(source: IpAddr, destination: IpAddr, protocol: u8, body: &[u8]) -> Option<Packet> {
     let port = |at: usize| Some(u16::from_be_bytes(body.get(at..at + 2)?.try_into().ok()?));
     let source = SocketAddr::new(source, port(0)?);
     let destination = SocketAddr::new(destination, port(2)?);
@@ -45,8 +57,8 @@ pub fn parse(bytes: &[u8]) -> Option<Packet> {
         (dns && payload.len() >= DNS_HEADER).then(|| Kind::Dns { tcp, payload: payload.to_vec() })
     };
     let kind = match protocol {
-        17 => message(body.get(8..)?, false)?,
-        6 => {
+        UDP => message(body.get(8..)?, false)?,
+        TCP => {
             let flags = body.get(13)?;
             match (flags & 0x02 != 0, flags & 0x10 != 0) {
                 (true, false) => Kind::Syn,

@@ -2,20 +2,19 @@
 
 use super::Report;
 use super::diag::{Diag, Found};
-use super::filter::{self, LOOPBACK, OUTGOING, SNAP};
+use super::filter::SNAP;
+use super::load::{Counts, Load};
 use super::owner::Owners;
-use super::packet::{self, Kind, Packet};
-use super::taps::Taps;
+use super::packet::{Kind, Packet};
+use super::taps::{Tap, Taps};
 use crate::event::{Connect, DnsPacket, Event, EventKind, ProcessKey, Transport};
 use crate::sensor::outbox::{Outbox, boottime};
 use lru::LruCache;
 use netlink_packet_sock_diag::inet::StateFlags;
-use nix::sys::socket::{LinkAddr, recvfrom};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,10 +25,14 @@ const TOLD: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
 const REPETITION: Duration = Duration::from_secs(10);
 /// How often all sockets are listed.
 const RECONCILE: Duration = Duration::from_secs(5);
+/// How much of a core listing sockets may take where it must tell what no packet tells, as its reciprocal.
+const LISTING_SHARE: u32 = 50;
 /// How soon a stop is obeyed.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// Packets between two looks at the clock.
 const ROUND: usize = 256;
+/// More packets than the buffer of a socket has room for.
+const FULL: usize = 8192;
 
 /// Two ends, this side first.
 type Ends = (SocketAddr, SocketAddr);
@@ -44,6 +47,11 @@ pub struct Watch {
     told: LruCache<Ends, Instant>,
     forgotten: u64,
     listening: HashSet<(bool, SocketAddr)>,
+    load: Load,
+    /// What was known when packets were spared.
+    spared: Option<Spared>,
+    /// Connects that were told.
+    connects: u64,
     /// Ports that the kernel gives to those who ask for none.
     ephemeral: (u16, u16),
 }
@@ -60,29 +68,38 @@ impl Watch {
             told: LruCache::new(TOLD),
             forgotten: 0,
             listening: HashSet::new(),
+            load: Load::new(),
+            spared: None,
+            connects: 0,
             ephemeral: ephemeral(),
         }
     }
 
     pub fn run(mut self) -> std::io::Result<()> {
         let mut buffer = vec![0; SNAP];
-        self.reconcile();
-        let mut reconciled = Instant::now();
+        let mut listed = self.list();
         while !self.stop.load(Ordering::Relaxed) {
             let links_changed = {
                 let links = self.taps.links();
                 let mut all = vec![PollFd::new(&links, PollFlags::IN)];
-                all.extend(self.taps.sockets().map(|socket| PollFd::new(socket, PollFlags::IN)));
+                all.extend(self.taps.all().map(|tap| PollFd::new(tap, PollFlags::IN)));
                 let _ = poll(&mut all, Some(&PAUSE));
                 all.first().is_some_and(|links| !links.revents().is_empty())
             };
-            let sockets: Vec<i32> = self.taps.sockets().map(AsRawFd::as_raw_fd).collect();
-            for socket in sockets {
-                self.drain(socket, &mut buffer)?;
+            let mut packets = Vec::new();
+            for tap in self.taps.all() {
+                drain(tap, ROUND, &mut buffer, &mut packets)?;
             }
-            if reconciled.elapsed() >= RECONCILE {
-                self.reconcile();
-                reconciled = Instant::now();
+            self.on_packets(packets);
+            if let Some(counts) = self.load.look() {
+                self.spare(counts, &mut buffer)?;
+                if self.spared.as_mut().is_some_and(|spared| spared.is_due(counts, &listed)) {
+                    listed = self.list();
+                    self.count_unlisted(counts);
+                }
+            }
+            if listed.at.elapsed() >= RECONCILE {
+                listed = self.list();
             }
             self.outbox.flush();
             self.count();
@@ -95,31 +112,67 @@ impl Watch {
         Ok(())
     }
 
-    /// Reads what a packet socket holds, or a round of it.
-    fn drain(&mut self, socket: i32, buffer: &mut [u8]) -> std::io::Result<()> {
-        for _ in 0..ROUND {
-            match recvfrom::<LinkAddr>(socket, buffer) {
-                Ok((count, from)) => self.on_packet(buffer.get(..count).unwrap_or_default(), from),
-                Err(nix::Error::EAGAIN) => break,
-                // An interface that went down says so once, and so does one that is gone.
-                Err(nix::Error::EINTR | nix::Error::ENETDOWN | nix::Error::ENODEV | nix::Error::ENXIO) => {}
-                Err(error) => return Err(error.into()),
+    /// Lets packets be looked at one by one, or not, as the load is.
+    fn spare(&mut self, counts: Counts, buffer: &mut [u8]) -> std::io::Result<()> {
+        match self.taps.spare(self.load.is_busy()) {
+            Ok(old) => {
+                let mut packets = Vec::new();
+                for tap in &old {
+                    drain(tap, FULL, buffer, &mut packets)?;
+                }
+                self.on_packets(packets);
             }
+            Err(error) => tracing::debug!(%error, "packets are looked at as before, though they are many"),
+        }
+        let spared = self.taps.is_spared();
+        self.report.spared.store(spared, Ordering::Relaxed);
+        match (&self.spared, spared) {
+            (None, true) => {
+                let unlisted = self.report.unlisted.load(Ordering::Relaxed);
+                let opened = counts.opened;
+                self.spared = Some(Spared { opened, connects: self.connects, listed: opened, unlisted });
+            }
+            (Some(_), false) => {
+                // What came between the last list and now.
+                self.list();
+                self.count_unlisted(counts);
+                self.spared = None;
+            }
+            _ => {}
         }
         Ok(())
     }
 
+    /// Counts the connections that were asked for and that no list has shown.
+    fn count_unlisted(&mut self, counts: Counts) {
+        let Some(spared) = &self.spared else { return };
+        let asked = counts.opened.saturating_sub(spared.opened);
+        let unlisted = asked.saturating_sub(self.connects - spared.connects);
+        self.report.unlisted.store(spared.unlisted + unlisted, Ordering::Relaxed);
+    }
+
+    /// Tells what the list of all sockets shows; when, and how long it took.
+    fn list(&mut self) -> Listed {
+        let at = Instant::now();
+        self.reconcile();
+        Listed { at, took: at.elapsed() }
+    }
+
     fn count(&mut self) {
         // Which family the lost packets were of, nobody knows; connections are the graver loss.
-        self.report.network.add_ring_full(self.taps.sockets().map(filter::drops).sum());
+        self.report.network.add_ring_full(self.taps.drops());
         self.report.skipped.store(self.owners.skipped, Ordering::Relaxed);
         self.report.evictions.store(self.owners.evictions + self.forgotten, Ordering::Relaxed);
     }
 
-    fn on_packet(&mut self, bytes: &[u8], from: Option<LinkAddr>) {
-        let Some(packet) = packet::parse(bytes) else { return };
-        // Ours is what leaves this host, and what stays within it.
-        let ours = from.is_some_and(|from| from.pkttype() == OUTGOING || from.hatype() == LOOPBACK);
+    fn on_packets(&mut self, packets: Vec<(Packet, bool)>) {
+        for (packet, ours) in packets {
+            self.on_packet(packet, ours);
+        }
+    }
+
+    /// `ours` is what leaves this host, and what stays within it.
+    fn on_packet(&mut self, packet: Packet, ours: bool) {
         let Packet { source, destination, kind } = packet;
         match kind {
             Kind::Syn if ours => {
@@ -155,6 +208,7 @@ impl Watch {
     }
 
     fn tell(&mut self, process: Option<ProcessKey>, kind: EventKind) {
+        self.connects += u64::from(matches!(kind, EventKind::Connect(_)));
         if process.is_none() {
             self.report.unnamed.fetch_add(1, Ordering::Relaxed);
         }
@@ -215,6 +269,49 @@ impl Watch {
             self.tell(process, if taken { EventKind::Accept(connect) } else { EventKind::Connect(connect) });
         }
     }
+}
+
+/// When all sockets were listed, and how long it took.
+struct Listed {
+    at: Instant,
+    took: Duration,
+}
+
+/// What was known when packets were spared.
+struct Spared {
+    /// Connections that had been asked for …
+    opened: u64,
+    /// … that had been told …
+    connects: u64,
+    /// … and that no list had shown.
+    unlisted: u64,
+    /// Connections that had been asked for at the last list.
+    listed: u64,
+}
+
+impl Spared {
+    /// Whether connections have been asked for since the last list, and it may be made again.
+    fn is_due(&mut self, counts: Counts, last: &Listed) -> bool {
+        let due = counts.opened != self.listed && last.at.elapsed() >= last.took * LISTING_SHARE;
+        if due {
+            self.listed = counts.opened;
+        }
+        due
+    }
+}
+
+/// Reads what a socket holds, or a round of it.
+fn drain(tap: &Tap, round: usize, buffer: &mut [u8], into: &mut Vec<(Packet, bool)>) -> std::io::Result<()> {
+    for _ in 0..round {
+        match tap.receive(buffer) {
+            Ok(packet) => into.extend(packet),
+            Err(nix::Error::EAGAIN) => break,
+            // An interface that went down says so once, and so does one that is gone.
+            Err(nix::Error::EINTR | nix::Error::ENETDOWN | nix::Error::ENODEV | nix::Error::ENXIO) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn connect(local: SocketAddr, remote: SocketAddr) -> Connect {
