@@ -7,7 +7,7 @@ use tasuki_probe_abi::{Actor, Address, DNS_PAYLOAD, DnsRecord, Filter, Kind};
 
 use crate::count::Outcome;
 use crate::kernel::{header, opaque, setting};
-use crate::output::{DNS, WAKE};
+use crate::output::{DNS, wake};
 
 const PORT: u16 = 53;
 /// Of an answer so much is enough: the question and, where it is short, the first addresses.
@@ -67,6 +67,6 @@ pub fn send(message: &Message, copy: impl FnOnce(*mut u8, u32) -> bool) -> Outco
     };
     // SAFETY: as above.
     unsafe { (&raw mut (*record).captured).write(if got { captured as u16 } else { 0 }) };
-    entry.submit(WAKE);
+    entry.submit(wake());
     Outcome::Submitted
 }

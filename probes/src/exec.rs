@@ -11,7 +11,7 @@ use tasuki_probe_abi::{
 use crate::count::{Outcome, count};
 use crate::kernel::{actor, header, offset, opaque, pointer, read, setting};
 use crate::limit::within_rate;
-use crate::output::{PROCESS, WAKE};
+use crate::output::{PROCESS, wake};
 use crate::path::{self, Walk};
 use crate::stdio;
 use crate::text::Writer;
@@ -67,9 +67,10 @@ fn executed(task: *const u8, binprm: *const u8) -> Outcome {
 
     let file = pointer(binprm, offset!(binprm_file));
     record.flags |= describe(file, &mut record.file);
-    record.stdio[0] = stdio::look(task, 0);
-    record.stdio[1] = stdio::look(task, 1);
-    record.stdio[2] = stdio::look(task, 2);
+    let descriptors = stdio::of_task(task);
+    record.stdio[0] = stdio::look(&descriptors, 0);
+    record.stdio[1] = stdio::look(&descriptors, 1);
+    record.stdio[2] = stdio::look(&descriptors, 2);
 
     let text = append_text(&mut writer, task, binprm, file);
     let size = size_of::<ExecRecord>() + writer.cursor();
@@ -77,8 +78,9 @@ fn executed(task: *const u8, binprm: *const u8) -> Outcome {
     record.flags |= text;
     record.header = header(Kind::Exec, size, who);
     // SAFETY: `size` is at most the record and the masked part of its text, which lie one after the other.
-    let result =
-        unsafe { bpf_ringbuf_output((&raw const PROCESS).cast_mut().cast(), writer.start().cast(), size as u64, WAKE) };
+    let result = unsafe {
+        bpf_ringbuf_output((&raw const PROCESS).cast_mut().cast(), writer.start().cast(), size as u64, wake())
+    };
     if result == 0 { Outcome::Submitted } else { Outcome::RingFull }
 }
 

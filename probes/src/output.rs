@@ -1,6 +1,10 @@
 //! The ring buffers, one per class of events, and when the agent is woken.
 
-use aya_ebpf::{macros::map, maps::RingBuf};
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
+    macros::map,
+    maps::{Array, RingBuf},
+};
 
 use crate::count::Outcome;
 
@@ -19,16 +23,25 @@ pub static NETWORK: RingBuf = RingBuf::with_byte_size(LEAST, 0);
 #[map]
 pub static DNS: RingBuf = RingBuf::with_byte_size(LEAST, 0);
 
-/// The kernel wakes the agent when it has taken everything before this record and none other is
-/// waiting: once for a burst, and never while the agent is busy (bpf_ringbuf_commit() in
-/// kernel/bpf/ringbuf.c).
-pub const WAKE: u64 = 0;
+/// Set by the agent while it looks into the rings by itself every few milliseconds.
+#[map]
+static AWAKE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Whether a record wakes the agent. Where it may, the kernel does so when the agent has taken everything before this
+/// record and none other is waiting: once for a burst (bpf_ringbuf_commit() in kernel/bpf/ringbuf.c). That is an
+/// interrupt and often one more on another processor, for the program that is watched to wait for.
+#[inline(always)]
+pub fn wake() -> u64 {
+    // SAFETY: the map gave the pointer. The agent looks again after it has said that it sleeps.
+    let awake = AWAKE.get_ptr(0).is_some_and(|awake| unsafe { awake.read_volatile() } != 0);
+    if awake { u64::from(BPF_RB_NO_WAKEUP) } else { 0 }
+}
 
 /// Puts a small record into the ring.
 #[inline(always)]
 pub fn submit<T: Copy + 'static>(ring: &RingBuf, record: T) -> Outcome {
     let Some(mut entry) = ring.reserve::<T>(0) else { return Outcome::RingFull };
     entry.write(record);
-    entry.submit(WAKE);
+    entry.submit(wake());
     Outcome::Submitted
 }

@@ -17,15 +17,28 @@ const fn is_terminal(device: u32) -> bool {
     major == 4 || major == 5 || (major >= 136 && major <= 143)
 }
 
-/// Looks at one descriptor of the task.
+/// The descriptors of a task.
+pub struct Table {
+    /// Array of `struct file *`.
+    files: u64,
+    length: u32,
+}
+
+/// Finds them.
 #[inline(always)]
-pub fn look(task: u64, descriptor: u32) -> StdioRecord {
-    let mut out = StdioRecord::default();
+pub fn of_task(task: u64) -> Table {
     let table = pointer(pointer(task, offset!(task_files)), offset!(files_fdt));
-    if read::<u32>(table, offset!(fdtable_max)) <= descriptor {
+    Table { files: pointer(table, offset!(fdtable_fd)), length: read(table, offset!(fdtable_max)) }
+}
+
+/// Looks at one descriptor.
+#[inline(always)]
+pub fn look(table: &Table, descriptor: u32) -> StdioRecord {
+    let mut out = StdioRecord::default();
+    if table.length <= descriptor {
         return out;
     }
-    let file = pointer(pointer(table, offset!(fdtable_fd)), descriptor * 8);
+    let file = pointer(table.files, descriptor * 8);
     if file == 0 {
         return out;
     }

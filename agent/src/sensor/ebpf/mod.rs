@@ -25,11 +25,11 @@ pub use rings::RingSizes;
 use super::fanotify::Roots;
 use super::recent::RecentProcesses;
 use super::{Output, Sensor, SensorError};
-use aya::maps::RingBuf;
+use aya::maps::{Array, RingBuf};
 use cgroups::Hierarchy;
 use counters::CounterMap;
 use loader::{Dns, Loaded};
-use reader::{Rings, Shared};
+use reader::{Alarm, Rings, Shared};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -126,7 +126,9 @@ impl EbpfSensor {
         }
         let counters = CounterMap::new(take(&mut loaded, "COUNTERS")?).map_err(map_error)?;
         let mut ring = |name| RingBuf::try_from(take(&mut loaded, name)?).map_err(map_error);
-        let readable = Rings { network: ring("NETWORK")?, dns: ring("DNS")?, process: ring("PROCESS")? };
+        let (network, dns, process) = (ring("NETWORK")?, ring("DNS")?, ring("PROCESS")?);
+        let alarm = Alarm::new(Array::try_from(take(&mut loaded, "AWAKE")?).map_err(map_error)?);
+        let readable = Rings { network, dns, process, alarm };
         let shared = Arc::new(Shared::default());
         let recent = Arc::clone(&options.recent);
         let reader = {

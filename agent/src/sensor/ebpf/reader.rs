@@ -2,7 +2,8 @@
 //!
 //! It wakes when the first record comes after it found nothing, lets others gather for 5 ms, drains
 //! network and DNS before process records and sorts the batch by time: an exec that preceded a connect
-//! was committed before it, so it is in the same batch or an earlier one. File events come from the
+//! was committed before it, so it is in the same batch or an earlier one. While there are records, it looks
+//! every 5 ms by itself and lets no record wake it. File events come from the
 //! file sensor's queue and are put between those of the batch; the queue is let go when the batch was
 //! handed on, so that no file event overtakes the fork of its process.
 
@@ -11,7 +12,7 @@ use crate::event::Event;
 use crate::sensor::Output;
 use crate::sensor::fanotify::{Roots, Turn};
 use crate::sensor::recent::RecentProcesses;
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Array, MapData, RingBuf};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -33,6 +34,30 @@ pub(super) struct Rings {
     pub(super) network: RingBuf<MapData>,
     pub(super) dns: RingBuf<MapData>,
     pub(super) process: RingBuf<MapData>,
+    pub(super) alarm: Alarm,
+}
+
+/// Whether records wake the reader.
+pub(super) struct Alarm {
+    awake: Array<MapData, u32>,
+    /// What the map says.
+    off: bool,
+}
+
+impl Alarm {
+    pub(super) fn new(awake: Array<MapData, u32>) -> Self {
+        Self { awake, off: false }
+    }
+
+    /// Turns it off or on; whether that changed anything. One that cannot be turned off costs more, and one that
+    /// cannot be turned on leaves the reader to find records when it looks whether it is to stop.
+    fn set_off(&mut self, off: bool) -> bool {
+        let changed = self.off != off && self.awake.set(0, u32::from(off), 0).is_ok();
+        if changed {
+            self.off = off;
+        }
+        changed
+    }
 }
 
 /// What the reader shares with the sensor.
@@ -56,10 +81,11 @@ pub(super) fn run(
     files: Option<Arc<Roots>>,
 ) {
     let mut last = false;
+    let mut expected = 0;
     loop {
         let stopping = shared.stop.load(Ordering::Acquire);
         let round = files.as_ref().map(|files| files.begin());
-        let mut events = Vec::new();
+        let mut events = Vec::with_capacity(expected);
         drain(&mut rings.network, &mut events, shared);
         drain(&mut rings.dns, &mut events, shared);
         drain(&mut rings.process, &mut events, shared);
@@ -81,9 +107,13 @@ pub(super) fn run(
             }
             // A program that was running when it was detached may still commit its record.
             last = stopping;
-            wait(&rings);
+            // What came before the alarm was on woke nobody: one more look.
+            if !rings.alarm.set_off(false) {
+                wait(&mut rings);
+            }
             continue;
         }
+        expected = events.len();
         let taken = hand_over(events, output, shared, turn.as_mut());
         if let Some(turn) = turn {
             turn.end(taken);
@@ -92,6 +122,10 @@ pub(super) fn run(
             return;
         }
         shared.delivered.fetch_add(own, Ordering::Relaxed);
+        if expected < BATCH && !stopping {
+            rings.alarm.set_off(true);
+            std::thread::sleep(GATHER);
+        }
     }
 }
 
@@ -109,12 +143,13 @@ fn drain(ring: &mut RingBuf<MapData>, events: &mut Vec<Event>, shared: &Shared) 
     }
 }
 
-fn wait(rings: &Rings) {
+fn wait(rings: &mut Rings) {
     let descriptor =
         |ring: &RingBuf<MapData>| libc::pollfd { fd: ring.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let mut descriptors = [descriptor(&rings.process), descriptor(&rings.network), descriptor(&rings.dns)];
     // SAFETY: three descriptors in an array of three. An interrupted wait is an early one.
     if unsafe { libc::poll(descriptors.as_mut_ptr(), 3, i32::from(IDLE_MS)) } > 0 {
+        rings.alarm.set_off(true);
         std::thread::sleep(GATHER);
     }
 }
