@@ -17,7 +17,10 @@ const SECTION: &str = "overhead";
 
 /// How much work.
 struct Amount {
+    /// Pairs of the loops.
     pairs: usize,
+    /// Pairs of redis, whose times scatter by more than its budget.
+    redis_pairs: usize,
     /// Thousands of system calls in a chunk of a loop.
     scale: usize,
     requests: u32,
@@ -26,9 +29,9 @@ struct Amount {
 /// Both sensors.
 pub fn measure(quick: bool) -> Result<Vec<Row>> {
     let amount = if quick {
-        Amount { pairs: 2, scale: 10, requests: 20_000 }
+        Amount { pairs: 2, redis_pairs: 2, scale: 10, requests: 20_000 }
     } else {
-        Amount { pairs: 31, scale: 30, requests: 200_000 }
+        Amount { pairs: 31, redis_pairs: 61, scale: 30, requests: 200_000 }
     };
     let mut rows = of_sensor("ebpf", None, &amount)?;
     let room = Room::open()?;
@@ -36,42 +39,28 @@ pub fn measure(quick: bool) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Times of one phase: the loops, redis by wall time, redis by the server's processor time.
+/// Times of one phase: of each loop, or of redis by wall time and by the server's processor time.
 type Times = Vec<f64>;
 
 fn of_sensor(sensor: &str, room: Option<&Room>, amount: &Amount) -> Result<Vec<Row>> {
     let directory = tempfile::Builder::new().prefix("tasuki-bench-").tempdir()?;
     let redis = Redis::start(room)?;
-    let off = || phase(room, &redis, amount);
-    let on = || -> Result<Times> {
-        let agent = Agent::start(sensor, room, directory.path())?;
-        let times = phase(room, &redis, amount);
-        drop(agent);
-        times
-    };
-    let (mut with, mut without) = (Vec::<Times>::new(), Vec::<Times>::new());
-    for pair in 0..amount.pairs {
-        if pair % 2 == 0 {
-            without.push(off()?);
-            with.push(on()?);
-        } else {
-            with.push(on()?);
-            without.push(off()?);
-        }
-    }
+    let start = || Agent::start(sensor, room, directory.path());
+    let loops = pairs(amount.pairs, || loops_once(room, amount.scale), start)?;
+    let requests = pairs(amount.redis_pairs, || redis_once(room, &redis, amount.requests), start)?;
     let exec = if sensor == "ebpf" { 1.05 } else { 1.35 };
     let figures = [
-        ("getppid", Some(1.01)),
-        ("read of 1 byte", Some(1.01)),
-        ("pipe, 1 byte", Some(1.01)),
-        ("fork+exec+exit", Some(exec)),
-        ("redis GET, time per request", Some(1.01)),
-        ("redis GET, server's processor time", None),
+        ("getppid", Some(1.01), &loops, 0),
+        ("read of 1 byte", Some(1.01), &loops, 1),
+        ("pipe, 1 byte", Some(1.01), &loops, 2),
+        ("fork+exec+exit", Some(exec), &loops, 3),
+        ("redis GET, time per request", Some(1.01), &requests, 0),
+        ("redis GET, server's processor time", None, &requests, 1),
     ];
     let mut rows = Vec::new();
-    for (at, (what, budget)) in figures.into_iter().enumerate() {
+    for (what, budget, pairs, at) in figures {
         let column = |all: &[Times]| -> Vec<f64> { all.iter().filter_map(|times| times.get(at).copied()).collect() };
-        let (on, off) = (column(&with), column(&without));
+        let (on, off) = (column(&pairs.with), column(&pairs.without));
         let ratios: Vec<f64> = on.iter().zip(&off).map(|(on, off)| on / off).collect();
         let ratio = median(&ratios);
         let times = |all: &[f64]| crate::table::with_unit(median(all) / 1e3, "µs");
@@ -91,13 +80,40 @@ fn of_sensor(sensor: &str, room: Option<&Room>, amount: &Amount) -> Result<Vec<R
     Ok(rows)
 }
 
+/// Phases with the agent and without it, by pair.
+#[derive(Default)]
+struct Pairs {
+    with: Vec<Times>,
+    without: Vec<Times>,
+}
+
+fn pairs(count: usize, phase: impl Fn() -> Result<Times>, agent: impl Fn() -> Result<Agent>) -> Result<Pairs> {
+    let with = || -> Result<Times> {
+        let agent = agent()?;
+        let times = phase();
+        drop(agent);
+        times
+    };
+    let mut pairs = Pairs::default();
+    for pair in 0..count {
+        if pair % 2 == 0 {
+            pairs.without.push(phase()?);
+            pairs.with.push(with()?);
+        } else {
+            pairs.with.push(with()?);
+            pairs.without.push(phase()?);
+        }
+    }
+    Ok(pairs)
+}
+
 /// The core that loops stay on: the last one, away from redis-server.
 fn core() -> usize {
     std::thread::available_parallelism().map_or(0, |count| count.get() - 1)
 }
 
-fn phase(room: Option<&Room>, redis: &Redis, amount: &Amount) -> Result<Times> {
-    let (core, scale) = (core().to_string(), amount.scale.to_string());
+fn loops_once(room: Option<&Room>, scale: usize) -> Result<Times> {
+    let (core, scale) = (core().to_string(), scale.to_string());
     let command = match room {
         None => machine::part(&["loops", &core, &scale])?,
         Some(room) => {
@@ -106,8 +122,10 @@ fn phase(room: Option<&Room>, redis: &Redis, amount: &Amount) -> Result<Times> {
             command
         }
     };
-    let mut times = loops::times(&machine::answer(command)?).context("the loops")?;
-    let run = redis.run(room, amount.requests)?;
-    times.extend([run.request_ns, run.server_ns]);
-    Ok(times)
+    loops::times(&machine::answer(command)?).context("the loops")
+}
+
+fn redis_once(room: Option<&Room>, redis: &Redis, requests: u32) -> Result<Times> {
+    let run = redis.run(room, requests)?;
+    Ok(vec![run.request_ns, run.server_ns])
 }
