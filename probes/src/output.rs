@@ -32,7 +32,8 @@ static AWAKE: Array<u32> = Array::with_max_entries(1, 0);
 /// interrupt and often one more on another processor, for the program that is watched to wait for.
 #[inline(always)]
 pub fn wake() -> u64 {
-    // SAFETY: the map gave the pointer. The agent looks again after it has said that it sleeps.
+    // SAFETY: the map gave the pointer. Where it changes meanwhile, the agent finds the record by itself: its poll()
+    // returns for a record that has its place, and it looks again soon after it has turned to sleep.
     let awake = AWAKE.get_ptr(0).is_some_and(|awake| unsafe { awake.read_volatile() } != 0);
     if awake { u64::from(BPF_RB_NO_WAKEUP) } else { 0 }
 }

@@ -2,7 +2,7 @@
 //! Always allows.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes},
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -19,6 +19,9 @@ const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: u32 = 40;
 /// More fragments or an offset: what follows is not a whole UDP message (RFC 791).
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// include/linux/net.h
+const SOCK_RAW: u32 = 3;
 
 /// Packets that leave a socket of the cgroup. Needs 4.10.
 #[cgroup_skb(egress)]
@@ -63,11 +66,25 @@ fn port(ctx: &SkBuffContext, offset: u32) -> u16 {
     u16::from_be(ctx.load::<u16>(offset as usize).unwrap_or_default())
 }
 
+/// Whether a raw socket is given a copy of what another socket receives, as that of an agent beside the application is.
+#[inline(always)]
+fn is_copy(ctx: &SkBuffContext) -> bool {
+    // SAFETY: the context is live, and the helper's answer is looked at before it is used.
+    unsafe {
+        let socket = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return false;
+        }
+        let socket = bpf_sk_fullsock(socket);
+        !socket.is_null() && (*socket).type_ == SOCK_RAW
+    }
+}
+
 #[inline(always)]
 fn look(ctx: &SkBuffContext, answer: bool) {
     let Some((transport, six)) = datagram(ctx) else { return };
     let (source, destination) = (port(ctx, transport), port(ctx, transport + 2));
-    if !dns::is_asked(answer, source, destination) {
+    if !dns::is_asked(answer, source, destination) || (answer && is_copy(ctx)) {
         return;
     }
     // SAFETY: the context is live.

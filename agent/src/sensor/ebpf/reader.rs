@@ -23,7 +23,9 @@ use std::time::Duration;
 /// How long records gather before they are taken together.
 const GATHER: Duration = Duration::from_millis(5);
 /// How often a reader that nothing wakes looks whether it is to stop.
-const IDLE_MS: u16 = 100;
+const IDLE: Duration = Duration::from_millis(100);
+/// Records that may fill a ring of the least size: execs of a KiB in 64 KiB.
+const MANY: usize = 64;
 /// Records of one ring in one batch, so that one ring cannot keep the others waiting.
 const BATCH: usize = 8192;
 /// How often a full pipeline is tried again.
@@ -82,6 +84,7 @@ pub(super) fn run(
 ) {
     let mut last = false;
     let mut expected = 0;
+    let mut patience = IDLE;
     loop {
         let stopping = shared.stop.load(Ordering::Acquire);
         let round = files.as_ref().map(|files| files.begin());
@@ -105,12 +108,16 @@ pub(super) fn run(
             if stopping && last {
                 return;
             }
+            expected = 0;
+            // What came before the alarm was on woke nobody: one more look.
+            if rings.alarm.set_off(false) {
+                patience = GATHER;
+                continue;
+            }
             // A program that was running when it was detached may still commit its record.
             last = stopping;
-            // What came before the alarm was on woke nobody: one more look.
-            if !rings.alarm.set_off(false) {
-                wait(&mut rings);
-            }
+            wait(&mut rings, patience);
+            patience = IDLE;
             continue;
         }
         expected = events.len();
@@ -122,7 +129,8 @@ pub(super) fn run(
             return;
         }
         shared.delivered.fetch_add(own, Ordering::Relaxed);
-        if expected < BATCH && !stopping {
+        // Where so many have come that the smallest rings may be full, it looks again at once.
+        if expected < MANY && !stopping {
             rings.alarm.set_off(true);
             std::thread::sleep(GATHER);
         }
@@ -143,12 +151,14 @@ fn drain(ring: &mut RingBuf<MapData>, events: &mut Vec<Event>, shared: &Shared) 
     }
 }
 
-fn wait(rings: &mut Rings) {
+/// Waits for a record. The first wait after the alarm was turned on is a short one: a program that had read that it is off
+/// may have put its record in since.
+fn wait(rings: &mut Rings, patience: Duration) {
     let descriptor =
         |ring: &RingBuf<MapData>| libc::pollfd { fd: ring.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let mut descriptors = [descriptor(&rings.process), descriptor(&rings.network), descriptor(&rings.dns)];
     // SAFETY: three descriptors in an array of three. An interrupted wait is an early one.
-    if unsafe { libc::poll(descriptors.as_mut_ptr(), 3, i32::from(IDLE_MS)) } > 0 {
+    if unsafe { libc::poll(descriptors.as_mut_ptr(), 3, patience.as_millis() as i32) } > 0 {
         rings.alarm.set_off(true);
         std::thread::sleep(GATHER);
     }

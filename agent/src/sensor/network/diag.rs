@@ -1,7 +1,7 @@
 //! Questions to the kernel about sockets (sock_diag).
 //!
-//! One exact question costs a few microseconds, however many sockets there are; a list of all is
-//! asked for every few seconds only.
+//! One exact question costs a few microseconds, however many sockets there are; a list of all costs
+//! about one for each.
 
 use crate::event::Transport;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};

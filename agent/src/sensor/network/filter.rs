@@ -191,3 +191,75 @@ fn get<T>(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &mut
     };
     result == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::MsgFlags;
+    use std::os::unix::net::UnixDatagram;
+
+    /// Whether the kernel lets these bytes through a filter.
+    fn passes(program: &[Instruction], bytes: &[u8]) -> bool {
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        let receiver = OwnedFd::from(receiver);
+        attach(&receiver, program.iter().copied()).unwrap();
+        // Who sends is not told what a filter drops.
+        sender.send(bytes).unwrap();
+        let mut buffer = [0; 128];
+        nix::sys::socket::recv(receiver.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok()
+    }
+
+    fn four(options: usize, fragment: u16, protocol: u8, header: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 20 + options];
+        bytes[0] = 0x45 + (options / 4) as u8;
+        bytes[6..8].copy_from_slice(&fragment.to_be_bytes());
+        bytes[9] = protocol;
+        bytes.extend(header);
+        bytes
+    }
+
+    fn six(protocol: u8, header: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 40];
+        (bytes[0], bytes[6]) = (0x60, protocol);
+        bytes.extend(header);
+        bytes
+    }
+
+    fn header(source: u16, destination: u16, flags: u8) -> Vec<u8> {
+        let mut bytes = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+        bytes.resize(20, 0);
+        bytes[13] = flags;
+        bytes
+    }
+
+    #[test]
+    fn each_part_of_the_filter_passes_syn_and_dns_and_nothing_else() {
+        let program = program();
+        // What comes before looks at what only a packet has; each part ends by itself.
+        let (v4, v6) = (&program[7..37], &program[39..]);
+        for (protocol, source, destination, flags, kept) in [
+            (6, 40_000, 443, 0x02, true),
+            (6, 443, 40_000, 0x12, true),
+            (6, 40_000, 443, 0x18, false),
+            (6, 40_000, 53, 0x10, false),
+            (6, 40_000, 53, 0x18, true),
+            (6, 53, 40_000, 0x18, true),
+            (17, 40_000, 53, 0, true),
+            (17, 53, 40_000, 0, true),
+            (17, 40_000, 443, 0x02, false),
+            (1, 40_000, 53, 0x02, false),
+        ] {
+            let header = header(source, destination, flags);
+            let said = format!("{protocol} {source} {destination} {flags:x}");
+            assert_eq!(passes(v4, &four(0, 0, protocol, &header)), kept, "{said}");
+            assert_eq!(passes(v4, &four(12, 0, protocol, &header)), kept, "{said}, with options");
+            assert_eq!(passes(v4, &four(0, 0x4000, protocol, &header)), kept, "{said}, not to be cut");
+            assert!(!passes(v4, &four(0, 0x00b9, protocol, &header)), "{said}, a later fragment");
+            assert_eq!(passes(v6, &six(protocol, &header)), kept, "{said}, IPv6");
+        }
+        for (source, kept) in [(53, true), (54, false)] {
+            assert_eq!(passes(&port_53(LOAD_HALF, 0), &header(source, 1, 0)), kept);
+            assert_eq!(passes(&port_53(LOAD_HALF, 0), &header(1, source, 0)), kept);
+        }
+    }
+}

@@ -17,16 +17,29 @@ pub struct Counts {
     /// TCP segments that came in.
     pub segments: u64,
     /// UDP datagrams that came in.
-    pub datagrams: u64,
+    pub datagrams: Datagrams,
     /// Connections that were asked for from here.
     pub opened: u64,
 }
 
+/// UDP datagrams that came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagrams {
+    /// By IPv4.
+    pub four: u64,
+    /// By IPv6; `None` where that was not read.
+    pub six: Option<u64>,
+}
+
 impl Counts {
-    /// Reads them; `None` where /proc does not have them.
-    fn read() -> Option<Self> {
+    /// Reads them; `None` where /proc does not have them. Those of IPv6 cost as much again.
+    fn read(six: bool) -> Option<Self> {
         let counts = procfs::net::snmp().ok()?;
-        Some(Self { segments: counts.tcp_in_segs, datagrams: counts.udp_in_datagrams, opened: counts.tcp_active_opens })
+        let six = six.then(procfs::net::snmp6).and_then(Result::ok);
+        let six = six.map(|it| it.udp_in_datagrams + it.udp_no_ports + it.udp_in_errors);
+        let four = counts.udp_in_datagrams + counts.udp_no_ports + counts.udp_in_errors;
+        let datagrams = Datagrams { four, six };
+        Some(Self { segments: counts.tcp_in_segs, datagrams, opened: counts.tcp_active_opens })
     }
 }
 
@@ -35,6 +48,8 @@ impl Counts {
 pub struct Load {
     last: Option<(Instant, Counts)>,
     looked: Instant,
+    /// Whether segments were many at the last look.
+    many: bool,
     busy: bool,
     since: Instant,
 }
@@ -43,7 +58,7 @@ impl Load {
     /// Nothing is known yet.
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { last: None, looked: now, busy: false, since: now }
+        Self { last: None, looked: now, many: false, busy: false, since: now }
     }
 
     /// Whether it is busy, at the last look.
@@ -51,16 +66,23 @@ impl Load {
         self.busy
     }
 
-    /// Looks, where it is time to.
+    /// Looks, where it is time to. Where nothing can be read it is not busy.
     pub fn look(&mut self) -> Option<Counts> {
         let now = Instant::now();
         if now.duration_since(self.looked) < LOOK {
             return None;
         }
         self.looked = now;
-        let counts = Counts::read()?;
-        self.judge(now, counts);
-        Some(counts)
+        match Counts::read(self.many) {
+            Some(counts) => {
+                self.judge(now, counts);
+                Some(counts)
+            }
+            None => {
+                self.busy = false;
+                self.last.map(|(_, counts)| counts)
+            }
+        }
     }
 
     fn judge(&mut self, now: Instant, counts: Counts) {
@@ -68,16 +90,16 @@ impl Load {
         let milliseconds = u64::try_from(now.duration_since(then).as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = |now: u64, then: u64| now.saturating_sub(then).saturating_mul(1000) / milliseconds;
         let segments = rate(counts.segments, before.segments);
+        let six = counts.datagrams.six.zip(before.datagrams.six).map_or(0, |(now, then)| rate(now, then));
+        let datagrams = rate(counts.datagrams.four, before.datagrams.four) + six;
+        self.many = segments >= QUIET;
+        if segments >= if self.busy { QUIET } else { BUSY } {
+            (self.busy, self.since) = (true, now);
+        }
         // The other way to see datagrams copies each before it is asked whether it is DNS.
-        let few_datagrams = rate(counts.datagrams, before.datagrams) < segments / 4;
-        if self.busy && segments >= QUIET && few_datagrams {
-            self.since = now;
+        if now.duration_since(self.since) >= CALM || (self.many && datagrams >= segments / 4) {
+            self.busy = false;
         }
-        let busy = if self.busy { now.duration_since(self.since) < CALM } else { segments >= BUSY && few_datagrams };
-        if busy && !self.busy {
-            self.since = now;
-        }
-        self.busy = busy;
     }
 }
 
@@ -94,12 +116,18 @@ mod tests {
             now += Duration::from_secs(1);
             segments += more;
             datagrams += others;
-            load.judge(now, Counts { segments, datagrams, opened: 0 });
+            // Half of them by IPv6, which is read only where segments are many.
+            let six = load.many.then_some(datagrams / 2);
+            load.judge(now, Counts { segments, datagrams: Datagrams { four: datagrams / 2, six }, opened: 0 });
             load.is_busy()
         };
         assert!(!pass(&mut load, 500_000, 0), "the first look has nothing to compare with");
         assert!(!pass(&mut load, BUSY - 1, 0));
         assert!(!pass(&mut load, BUSY, BUSY), "datagrams would be dearer that way");
+        assert!(!pass(&mut load, 0, 0));
+        assert!(pass(&mut load, BUSY, BUSY / 3), "those of IPv6 are not read");
+        assert!(pass(&mut load, BUSY, BUSY / 3), "… have nothing to compare with");
+        assert!(!pass(&mut load, BUSY, BUSY / 3));
         assert!(pass(&mut load, BUSY, 10));
         assert!(pass(&mut load, QUIET, 0));
         for _ in 1..CALM.as_secs() {
@@ -113,11 +141,18 @@ mod tests {
     }
 
     #[test]
-    fn this_namespace_has_counters_and_a_connection_moves_them() {
-        let before = Counts::read().unwrap();
+    fn this_namespace_has_counters_and_traffic_moves_them() {
+        let before = Counts::read(true).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         drop(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        let after = Counts::read().unwrap();
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = std::net::UdpSocket::bind(any).unwrap();
+            socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+            socket.recv(&mut [0]).unwrap();
+        }
+        let after = Counts::read(true).unwrap();
         assert!(after.opened > before.opened && after.segments > before.segments, "{before:?} {after:?}");
+        assert!(after.datagrams.four > before.datagrams.four, "{before:?} {after:?}");
+        assert!(after.datagrams.six > before.datagrams.six, "{before:?} {after:?}");
     }
 }

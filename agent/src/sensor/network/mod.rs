@@ -1,9 +1,10 @@
 //! The `network` sensor: connections and DNS of a task, seen from any sidecar that has NET_RAW
 //! (a Fargate default) and shares the task's network namespace.
 //!
-//! Here live the packet sockets with their filter, the exact questions to sock_diag, and the search
-//! for the process behind a socket. A list of all sockets is asked for every few seconds and only
-//! fills gaps. What a DNS message means is nobody's business here.
+//! Here live the packet and raw sockets with their filters, the exact questions to sock_diag, and the search
+//! for the process behind a socket. A list of all sockets is asked for every few seconds and fills gaps;
+//! where segments are very many (`load`), connections over loopback are told by it alone, several times a second.
+//! What a DNS message means is nobody's business here.
 //!
 //! **Caveats.** A connection that is closed before this thread has asked for its socket is told
 //! without a process (on a full machine that takes milliseconds). Without a shared PID namespace no process can be named. UDP other than DNS is not
@@ -118,12 +119,16 @@ impl Sensor for NetworkSensor {
             counters: counters.snapshot(),
         };
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
-        let (network, dns) = if self.report.spared.load(Ordering::Relaxed) {
+        let spared = self.report.spared.load(Ordering::Relaxed);
+        let (network, dns) = if spared {
             ("packet/syn (outgoing), sock_diag", "packet/53 (outgoing), raw/udp")
         } else {
             ("packet/syn, sock_diag", "packet/53")
         };
-        vec![family("network", network, &self.report.network, problem), family("dns", dns, &self.report.dns, None)]
+        let unseen = spared.then(|| {
+            "answers over TCP, and TCP over loopback, are not seen while packets are too many to look at".to_owned()
+        });
+        vec![family("network", network, &self.report.network, problem), family("dns", dns, &self.report.dns, unseen)]
     }
 
     fn stop(&mut self) {

@@ -46,17 +46,15 @@ impl Owners {
         }
     }
 
-    /// The process that holds the socket, if it can be found in time.
+    /// The process that holds the socket, if it can be found in time. Nobody holds inode 0.
     pub fn find(&mut self, inode: u32, uid: u32) -> Option<ProcessKey> {
+        if inode == 0 {
+            return None;
+        }
         if let Some(key) = self.known.get(&inode).copied()
             && proc::key(key.pid) == Some(key)
         {
             return Some(key);
-        }
-        for pid in self.lately.clone() {
-            if let Some(key) = self.search(pid, inode) {
-                return Some(key);
-            }
         }
         let begun = Instant::now();
         if begun.duration_since(self.window) >= SECOND {
@@ -67,13 +65,20 @@ impl Owners {
             self.skipped += 1;
             return None;
         }
+        let found = self.look(inode, uid);
+        self.spent += begun.elapsed();
+        found
+    }
+
+    fn look(&mut self, inode: u32, uid: u32) -> Option<ProcessKey> {
+        if let Some(key) = self.lately.clone().into_iter().find_map(|pid| self.search(pid, inode)) {
+            return Some(key);
+        }
         // A process may hold another user's socket, but first its own user's are asked.
         let (same, other): (Vec<u32>, Vec<u32>) = proc::processes()
             .into_iter()
             .partition(|pid| std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|file| file.uid() == uid));
-        let found = same.into_iter().chain(other).find_map(|pid| self.search(pid, inode));
-        self.spent += begun.elapsed();
-        found
+        same.into_iter().chain(other).find_map(|pid| self.search(pid, inode))
     }
 
     /// Remembers every socket of a process; its key if it holds this one.

@@ -86,7 +86,7 @@ impl Tap {
                 let mut room = cmsg_space!(libc::in6_pktinfo);
                 let mut into = [IoSliceMut::new(buffer)];
                 let got = recvmsg::<SockaddrIn6>(socket, &mut into, Some(&mut room), MsgFlags::empty())?;
-                let receiver = got.cmsgs()?.find_map(|it| match it {
+                let receiver = got.cmsgs().into_iter().flatten().find_map(|it| match it {
                     ControlMessageOwned::Ipv6PacketInfo(info) => Some(Ipv6Addr::from(info.ipi6_addr.s6_addr)),
                     _ => None,
                 });
@@ -99,13 +99,14 @@ impl Tap {
         }
     }
 
-    /// How many the kernel has dropped since the last call, because the socket's buffer was full.
-    fn drops(&mut self) -> u64 {
+    /// Adds what the kernel has dropped since the last call.
+    fn count_drops(&mut self, into: &mut Dropped) {
         if matches!(self.kind, Kind::Packets) {
-            return filter::dropped_packets(&self.socket);
+            into.packets += filter::dropped_packets(&self.socket);
+        } else {
+            let all = filter::dropped_datagrams(&self.socket);
+            into.datagrams += all.saturating_sub(std::mem::replace(&mut self.dropped, all));
         }
-        let all = filter::dropped_datagrams(&self.socket);
-        all.saturating_sub(std::mem::replace(&mut self.dropped, all))
     }
 }
 
@@ -124,6 +125,17 @@ pub struct Taps {
     links: Socket,
     /// Whether only datagrams are seen of what comes in.
     spared: bool,
+    /// What sockets had dropped that are gone.
+    lost: Dropped,
+}
+
+/// How many the kernel has dropped because a socket's buffer was full.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dropped {
+    /// Packets, of which nobody knows what they were.
+    pub packets: u64,
+    /// Datagrams; until its buffer has room again a raw socket counts all of them, DNS or not.
+    pub datagrams: u64,
 }
 
 impl Taps {
@@ -136,7 +148,7 @@ impl Taps {
             Ok(incoming) => (incoming, Some(BTreeMap::new())),
             Err(_) => (Tap::packets(Sees::Everything)?, None),
         };
-        let mut taps = Self { incoming: vec![incoming], outgoing, links, spared: false };
+        let mut taps = Self { incoming: vec![incoming], outgoing, links, spared: false, lost: Dropped::default() };
         taps.follow()?;
         Ok(taps)
     }
@@ -145,7 +157,13 @@ impl Taps {
     #[cfg(test)]
     pub fn of(socket: OwnedFd) -> io::Result<Self> {
         let incoming = vec![Tap { socket, kind: Kind::Packets, dropped: 0 }];
-        Ok(Self { incoming, outgoing: None, links: Socket::new(NETLINK_ROUTE)?, spared: false })
+        Ok(Self {
+            incoming,
+            outgoing: None,
+            links: Socket::new(NETLINK_ROUTE)?,
+            spared: false,
+            lost: Dropped::default(),
+        })
     }
 
     /// Every socket: what goes out first, so that questions are read before their answers.
@@ -153,9 +171,20 @@ impl Taps {
         self.outgoing.iter().flat_map(BTreeMap::values).chain(&self.incoming)
     }
 
-    /// How many the kernel has dropped since the last call, because a buffer was full.
-    pub fn drops(&mut self) -> u64 {
-        self.outgoing.iter_mut().flat_map(BTreeMap::values_mut).chain(&mut self.incoming).map(Tap::drops).sum()
+    /// What the kernel has dropped since the last call.
+    pub fn drops(&mut self) -> Dropped {
+        let mut dropped = std::mem::take(&mut self.lost);
+        for tap in self.outgoing.iter_mut().flat_map(BTreeMap::values_mut).chain(&mut self.incoming) {
+            tap.count_drops(&mut dropped);
+        }
+        dropped
+    }
+
+    /// Closes sockets that are not needed any more, and counts what they had dropped.
+    pub fn close(&mut self, taps: impl IntoIterator<Item = Tap>) {
+        for mut tap in taps {
+            tap.count_drops(&mut self.lost);
+        }
     }
 
     /// Whether only datagrams are seen of what comes in.
@@ -164,7 +193,7 @@ impl Taps {
     }
 
     /// Sees only datagrams of what comes in, at no cost to TCP, or packets again. Gives the sockets that are not needed
-    /// any more: what they hold is to be read, of which the new ones may have a message, too.
+    /// any more: what they hold is to be read, of which the new ones may have a message too, and then [`Taps::close`].
     ///
     /// # Errors
     /// Where the others cannot be had: then it stays as it was.
@@ -191,20 +220,29 @@ impl Taps {
         // What they say is not read: the list of interfaces says it too. An overflow ends it as well.
         while self.links.recv(&mut &mut [0_u8; 64][..], 0).is_ok() {}
         let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
-        if renew(outgoing).is_err() {
-            self.incoming = vec![Tap::packets(Sees::Everything)?];
-            (self.outgoing, self.spared) = (None, false);
-        }
+        let result = renew(outgoing);
+        let gone = match result {
+            Ok(gone) => gone,
+            Err(_) => {
+                let everything = vec![Tap::packets(Sees::Everything)?];
+                self.spared = false;
+                let incoming = std::mem::replace(&mut self.incoming, everything);
+                self.outgoing.take().into_iter().flat_map(BTreeMap::into_values).chain(incoming).collect()
+            }
+        };
+        self.close(gone);
         Ok(())
     }
 }
 
-fn renew(outgoing: &mut BTreeMap<u32, Tap>) -> io::Result<()> {
+/// Gives the sockets of interfaces that are gone.
+fn renew(outgoing: &mut BTreeMap<u32, Tap>) -> io::Result<Vec<Tap>> {
     let interfaces = interfaces()?;
     if interfaces.len() > INTERFACES {
         return Err(io::Error::other("too many interfaces"));
     }
-    outgoing.retain(|interface, _| interfaces.contains(interface));
+    let others: Vec<u32> = outgoing.keys().copied().filter(|interface| !interfaces.contains(interface)).collect();
+    let gone = others.iter().filter_map(|interface| outgoing.remove(interface)).collect();
     for interface in interfaces {
         let Entry::Vacant(place) = outgoing.entry(interface) else { continue };
         match Tap::packets(Sees::Outgoing(interface)) {
@@ -214,7 +252,7 @@ fn renew(outgoing: &mut BTreeMap<u32, Tap>) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// Indices of all interfaces but loopback.

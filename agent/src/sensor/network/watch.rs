@@ -1,4 +1,5 @@
-//! The sensor's thread: packets become events, and a list of all sockets fills the gaps.
+//! The sensor's thread: packets become events, and a list of all sockets fills the gaps. Where packets are spared, it
+//! is the list that connections over loopback are told by.
 
 use super::Report;
 use super::diag::{Diag, Found};
@@ -12,7 +13,7 @@ use crate::sensor::outbox::{Outbox, boottime};
 use lru::LruCache;
 use netlink_packet_sock_diag::inet::StateFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -23,7 +24,10 @@ use std::time::{Duration, Instant};
 const TOLD: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
 /// A second SYN of the same two ends within this time is a repetition: Linux repeats after 1, 3, 7 s.
 const REPETITION: Duration = Duration::from_secs(10);
-/// How often all sockets are listed.
+/// Linux asks for a connection for 127 s at most (`tcp_syn_retries`): one that is listed for the first time within this
+/// time after it was told is the same.
+const ASKING: Duration = Duration::from_secs(130);
+/// How often all sockets are listed at least.
 const RECONCILE: Duration = Duration::from_secs(5);
 /// How much of a core listing sockets may take where it must tell what no packet tells, as its reciprocal.
 const LISTING_SHARE: u32 = 50;
@@ -44,7 +48,10 @@ pub struct Watch {
     outbox: Outbox,
     report: Arc<Report>,
     stop: Arc<AtomicBool>,
+    /// Connections that packets told.
     told: LruCache<Ends, Instant>,
+    /// Connections that the last list showed, with their inodes.
+    established: HashMap<Ends, u32>,
     forgotten: u64,
     listening: HashSet<(bool, SocketAddr)>,
     load: Load,
@@ -66,6 +73,7 @@ impl Watch {
             report,
             stop,
             told: LruCache::new(TOLD),
+            established: HashMap::new(),
             forgotten: 0,
             listening: HashSet::new(),
             load: Load::new(),
@@ -86,16 +94,21 @@ impl Watch {
                 let _ = poll(&mut all, Some(&PAUSE));
                 all.first().is_some_and(|links| !links.revents().is_empty())
             };
+            // Before packets are read: of what was asked for until now, nothing is told later but what is listed.
+            let (counts, connects) = (self.load.look(), self.connects);
             let mut packets = Vec::new();
             for tap in self.taps.all() {
                 drain(tap, ROUND, &mut buffer, &mut packets)?;
             }
             self.on_packets(packets);
-            if let Some(counts) = self.load.look() {
-                self.spare(counts, &mut buffer)?;
-                if self.spared.as_mut().is_some_and(|spared| spared.is_due(counts, &listed)) {
+            if let Some(counts) = counts {
+                let ends = self.spare(&mut buffer)?;
+                if ends || self.spared.as_ref().is_some_and(|spared| spared.is_due(counts, &listed)) {
                     listed = self.list();
-                    self.count_unlisted(counts);
+                    self.count_unlisted(counts, connects);
+                }
+                if ends {
+                    self.spared = None;
                 }
             }
             if listed.at.elapsed() >= RECONCILE {
@@ -112,43 +125,34 @@ impl Watch {
         Ok(())
     }
 
-    /// Lets packets be looked at one by one, or not, as the load is.
-    fn spare(&mut self, counts: Counts, buffer: &mut [u8]) -> std::io::Result<()> {
+    /// Lets packets be looked at one by one, or not, as the load is. Whether they were spared until now.
+    fn spare(&mut self, buffer: &mut [u8]) -> std::io::Result<bool> {
         match self.taps.spare(self.load.is_busy()) {
             Ok(old) => {
                 let mut packets = Vec::new();
                 for tap in &old {
                     drain(tap, FULL, buffer, &mut packets)?;
                 }
+                self.taps.close(old);
                 self.on_packets(packets);
             }
-            Err(error) => tracing::debug!(%error, "packets are looked at as before, though they are many"),
+            Err(error) if self.taps.is_spared() => tracing::warn!(%error, "packets cannot be looked at again yet"),
+            Err(error) => tracing::debug!(%error, "packets are looked at, though they are many"),
         }
         let spared = self.taps.is_spared();
         self.report.spared.store(spared, Ordering::Relaxed);
-        match (&self.spared, spared) {
-            (None, true) => {
-                let unlisted = self.report.unlisted.load(Ordering::Relaxed);
-                let opened = counts.opened;
-                self.spared = Some(Spared { opened, connects: self.connects, listed: opened, unlisted });
-            }
-            (Some(_), false) => {
-                // What came between the last list and now.
-                self.list();
-                self.count_unlisted(counts);
-                self.spared = None;
-            }
-            _ => {}
+        if spared && self.spared.is_none() {
+            self.spared = Some(Spared::default());
         }
-        Ok(())
+        Ok(!spared && self.spared.is_some())
     }
 
-    /// Counts the connections that were asked for and that no list has shown.
-    fn count_unlisted(&mut self, counts: Counts) {
-        let Some(spared) = &self.spared else { return };
-        let asked = counts.opened.saturating_sub(spared.opened);
-        let unlisted = asked.saturating_sub(self.connects - spared.connects);
-        self.report.unlisted.store(spared.unlisted + unlisted, Ordering::Relaxed);
+    /// Counts the connections that had been asked for when `counts` were read, and `connects` been told, and that
+    /// no packet and no list has told since.
+    fn count_unlisted(&mut self, counts: Counts, connects: u64) {
+        let Some(spared) = &mut self.spared else { return };
+        let unlisted = spared.balance(counts.opened, connects, self.connects);
+        self.report.unlisted.fetch_add(unlisted, Ordering::Relaxed);
     }
 
     /// Tells what the list of all sockets shows; when, and how long it took.
@@ -160,7 +164,9 @@ impl Watch {
 
     fn count(&mut self) {
         // Which family the lost packets were of, nobody knows; connections are the graver loss.
-        self.report.network.add_ring_full(self.taps.drops());
+        let dropped = self.taps.drops();
+        self.report.network.add_ring_full(dropped.packets);
+        self.report.dns.add_ring_full(dropped.datagrams);
         self.report.skipped.store(self.owners.skipped, Ordering::Relaxed);
         self.report.evictions.store(self.owners.evictions + self.forgotten, Ordering::Relaxed);
     }
@@ -233,8 +239,8 @@ impl Watch {
         self.told.put(ends, now);
     }
 
-    /// Tells what no packet told: sockets that listen, and connections from before the start or
-    /// whose packets were lost.
+    /// Tells what no packet told: sockets that listen, and connections from before the start, whose packets were
+    /// lost, or that no packet socket could see.
     fn reconcile(&mut self) {
         let Ok(tcp) = self.diag.list(Transport::Tcp, StateFlags::LISTEN | StateFlags::ESTABLISHED) else { return };
         let udp = self.diag.list(Transport::Udp, StateFlags::CLOSE).unwrap_or_default();
@@ -245,7 +251,7 @@ impl Watch {
         let services = udp.into_iter().filter(|found| {
             found.local.port() != 0 && !(first..=last).contains(&found.local.port()) && found.remote.port() == 0
         });
-        let ports: HashSet<u16> = listening.iter().map(|found| found.local.port()).collect();
+        let listeners: HashMap<u16, Found> = listening.iter().map(|found| (found.local.port(), *found)).collect();
         let all = listening.into_iter().map(|found| (Transport::Tcp, found));
         let mut still = HashSet::new();
         for (transport, found) in all.chain(services.map(|found| (Transport::Udp, found))) {
@@ -256,17 +262,22 @@ impl Watch {
             }
         }
         self.listening = still;
+        let before = std::mem::take(&mut self.established);
         for found in established {
             let ends = (found.local, found.remote);
-            // Keeps what lives in memory.
-            if self.told.get(&ends).is_some() {
+            let known = before.get(&ends).copied();
+            // One that nobody has accepted yet has no inode. Another inode is another connection of the same ends.
+            let inode = if found.inode == 0 { known.unwrap_or_default() } else { found.inode };
+            self.established.insert(ends, inode);
+            let same = known.is_some_and(|known| known == 0 || known == inode);
+            if same || (known.is_none() && self.told.peek(&ends).is_some_and(|told| told.elapsed() < ASKING)) {
                 continue;
             }
-            self.remember(ends, Instant::now());
-            let process = self.owner(found);
+            let listener = listeners.get(&found.local.port()).copied();
+            let process = self.owner(if found.inode == 0 { listener.unwrap_or(found) } else { found });
             let connect = connect(found.local, found.remote);
-            let taken = ports.contains(&found.local.port());
-            self.tell(process, if taken { EventKind::Accept(connect) } else { EventKind::Connect(connect) });
+            let kind = if listener.is_some() { EventKind::Accept(connect) } else { EventKind::Connect(connect) };
+            self.tell(process, kind);
         }
     }
 }
@@ -277,26 +288,34 @@ struct Listed {
     took: Duration,
 }
 
-/// What was known when packets were spared.
+/// What is known while packets are spared.
+#[derive(Debug, Default)]
 struct Spared {
-    /// Connections that had been asked for …
-    opened: u64,
-    /// … that had been told …
-    connects: u64,
-    /// … and that no list had shown.
-    unlisted: u64,
-    /// Connections that had been asked for at the last list.
-    listed: u64,
+    /// Connections that had been asked for when the last list was begun, and connects that had been told after it.
+    last: Option<(u64, u64)>,
+    /// Connects that were told by the last list, and perhaps asked for only after it had begun.
+    early: u64,
 }
 
 impl Spared {
     /// Whether connections have been asked for since the last list, and it may be made again.
-    fn is_due(&mut self, counts: Counts, last: &Listed) -> bool {
-        let due = counts.opened != self.listed && last.at.elapsed() >= last.took * LISTING_SHARE;
-        if due {
-            self.listed = counts.opened;
-        }
-        due
+    fn is_due(&self, counts: Counts, last: &Listed) -> bool {
+        self.last.is_none_or(|(asked, _)| asked != counts.opened) && last.at.elapsed() >= last.took * LISTING_SHARE
+    }
+
+    /// Of the connections that were asked for between the last list and this one, how many nobody told. `before`
+    /// and `told` are the connects that had been told when this list was begun, and after it.
+    fn balance(&mut self, opened: u64, before: u64, told: u64) -> u64 {
+        let at_hand = told - before;
+        let Some((asked, known)) = self.last.replace((opened, told)) else {
+            self.early = at_hand;
+            return 0;
+        };
+        let asked = opened.saturating_sub(asked);
+        let told = told - known + self.early;
+        // What is left of them can only have been told too early by this list: nothing older makes up for a loss.
+        self.early = told.saturating_sub(asked).min(at_hand);
+        asked.saturating_sub(told)
     }
 }
 
@@ -345,5 +364,24 @@ mod tests {
             assert!(watch.is_first(ends(number)));
         }
         assert_eq!((watch.told.len(), watch.forgotten), (TOLD.get(), 5));
+    }
+
+    #[test]
+    fn of_connections_that_were_asked_for_those_that_nobody_told_are_counted() {
+        let mut spared = Spared::default();
+        // Asked for, told before the list was begun, and told after it; not told.
+        for (asked, before, told, lost) in [
+            (100, 7, 7, 0),
+            (103, 7, 10, 0),
+            (105, 10, 11, 1),
+            // Two were told that were asked for after the list had begun.
+            (106, 11, 14, 0),
+            (108, 14, 14, 0),
+            // One that was told twice makes up for nothing that is lost later.
+            (108, 15, 15, 0),
+            (109, 15, 15, 1),
+        ] {
+            assert_eq!(spared.balance(asked, before, told), lost, "{asked}");
+        }
     }
 }
