@@ -119,8 +119,9 @@ run() { redis-benchmark -h 127.0.0.1 -p 7777 -t get -c 50 -n 40000 --csv | $b gr
 run first
 for pair in 1 2 3; do
     run without
+    $b rm -f /tmp/log
     tasuki-agent run --stdout --sensor ebpf >/dev/null 2>/tmp/log &
-    until $b grep -q watching /tmp/log; do sleep 1; done
+    until $b grep -qs watching /tmp/log; do sleep 1; done
     run with
     kill $!
     wait $!
