@@ -102,7 +102,7 @@ impl Sensor for NetworkSensor {
             (&self.report.skipped, "sockets were not looked for: searching had used up its 5 % of a core"),
             (
                 &self.report.unlisted,
-                "connections were gone before they were listed, while packets were too many to look at",
+                "connections, about, were gone before they were listed, while packets were too many to look at",
             ),
             (&self.report.evictions, "sockets and connections were forgotten: the memory was full"),
         ] {

@@ -149,7 +149,8 @@ impl Taps {
             Err(_) => (Tap::packets(Sees::Everything)?, None),
         };
         let mut taps = Self { incoming: vec![incoming], outgoing, links, spared: false, lost: Dropped::default() };
-        taps.follow()?;
+        let gone = taps.follow()?;
+        taps.close(gone);
         Ok(taps)
     }
 
@@ -212,37 +213,34 @@ impl Taps {
         self.links.as_fd()
     }
 
-    /// Interfaces have changed: those that came get a socket, those that went lose theirs.
+    /// Interfaces have changed: those that came get a socket, those that went lose theirs. Gives the sockets that are not
+    /// needed any more, as [`Taps::spare`] does.
     ///
     /// # Errors
     /// Where not even one socket for everything can be had.
-    pub fn follow(&mut self) -> io::Result<()> {
+    pub fn follow(&mut self) -> io::Result<Vec<Tap>> {
         // What they say is not read: the list of interfaces says it too. An overflow ends it as well.
         while self.links.recv(&mut &mut [0_u8; 64][..], 0).is_ok() {}
-        let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
-        let result = renew(outgoing);
-        let gone = match result {
-            Ok(gone) => gone,
-            Err(_) => {
-                let everything = vec![Tap::packets(Sees::Everything)?];
-                self.spared = false;
-                let incoming = std::mem::replace(&mut self.incoming, everything);
-                self.outgoing.take().into_iter().flat_map(BTreeMap::into_values).chain(incoming).collect()
-            }
-        };
-        self.close(gone);
-        Ok(())
+        let Some(outgoing) = &mut self.outgoing else { return Ok(Vec::new()) };
+        let mut gone = Vec::new();
+        if renew(outgoing, &mut gone).is_err() {
+            let everything = vec![Tap::packets(Sees::Everything)?];
+            self.spared = false;
+            gone.extend(self.outgoing.take().into_iter().flat_map(BTreeMap::into_values));
+            gone.extend(std::mem::replace(&mut self.incoming, everything));
+        }
+        Ok(gone)
     }
 }
 
-/// Gives the sockets of interfaces that are gone.
-fn renew(outgoing: &mut BTreeMap<u32, Tap>) -> io::Result<Vec<Tap>> {
+/// Puts the sockets of interfaces that are gone into `gone`.
+fn renew(outgoing: &mut BTreeMap<u32, Tap>, gone: &mut Vec<Tap>) -> io::Result<()> {
     let interfaces = interfaces()?;
     if interfaces.len() > INTERFACES {
         return Err(io::Error::other("too many interfaces"));
     }
     let others: Vec<u32> = outgoing.keys().copied().filter(|interface| !interfaces.contains(interface)).collect();
-    let gone = others.iter().filter_map(|interface| outgoing.remove(interface)).collect();
+    gone.extend(others.iter().filter_map(|interface| outgoing.remove(interface)));
     for interface in interfaces {
         let Entry::Vacant(place) = outgoing.entry(interface) else { continue };
         match Tap::packets(Sees::Outgoing(interface)) {
@@ -252,7 +250,7 @@ fn renew(outgoing: &mut BTreeMap<u32, Tap>) -> io::Result<Vec<Tap>> {
             Err(error) => return Err(error),
         }
     }
-    Ok(gone)
+    Ok(())
 }
 
 /// Indices of all interfaces but loopback.

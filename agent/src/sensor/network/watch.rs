@@ -50,8 +50,8 @@ pub struct Watch {
     stop: Arc<AtomicBool>,
     /// Connections that packets told.
     told: LruCache<Ends, Instant>,
-    /// Connections that the last list showed, with their inodes.
-    established: HashMap<Ends, u32>,
+    /// Connections that the last list showed, at most two times [`LISTED`](super::diag::LISTED).
+    established: HashMap<Ends, Established>,
     forgotten: u64,
     listening: HashSet<(bool, SocketAddr)>,
     load: Load,
@@ -102,12 +102,17 @@ impl Watch {
             }
             self.on_packets(packets);
             if let Some(counts) = counts {
-                let ends = self.spare(&mut buffer)?;
-                if ends || self.spared.as_ref().is_some_and(|spared| spared.is_due(counts, &listed)) {
+                let was = self.spared.is_some();
+                let is = self.spare(&mut buffer)?;
+                if is && !was {
+                    self.spared = Some(Spared { last: (counts.opened, connects), early: 0 });
+                }
+                // At a change what no socket has seen meanwhile is in the list, too.
+                if is != was || self.spared.as_ref().is_some_and(|spared| spared.is_due(counts, &listed)) {
                     listed = self.list();
                     self.count_unlisted(counts, connects);
                 }
-                if ends {
+                if !is {
                     self.spared = None;
                 }
             }
@@ -116,35 +121,36 @@ impl Watch {
             }
             self.outbox.flush();
             self.count();
-            // After all is read that a socket holds which goes now.
             if links_changed {
-                self.taps.follow()?;
+                let gone = self.taps.follow()?;
+                self.take_last(gone, &mut buffer)?;
             }
         }
         self.outbox.flush();
         Ok(())
     }
 
-    /// Lets packets be looked at one by one, or not, as the load is. Whether they were spared until now.
+    /// Lets packets be looked at one by one, or not, as the load is. Whether they are spared now.
     fn spare(&mut self, buffer: &mut [u8]) -> std::io::Result<bool> {
         match self.taps.spare(self.load.is_busy()) {
-            Ok(old) => {
-                let mut packets = Vec::new();
-                for tap in &old {
-                    drain(tap, FULL, buffer, &mut packets)?;
-                }
-                self.taps.close(old);
-                self.on_packets(packets);
-            }
+            Ok(old) => self.take_last(old, buffer)?,
             Err(error) if self.taps.is_spared() => tracing::warn!(%error, "packets cannot be looked at again yet"),
             Err(error) => tracing::debug!(%error, "packets are looked at, though they are many"),
         }
         let spared = self.taps.is_spared();
         self.report.spared.store(spared, Ordering::Relaxed);
-        if spared && self.spared.is_none() {
-            self.spared = Some(Spared::default());
+        Ok(spared)
+    }
+
+    /// Reads what sockets hold that go, and closes them.
+    fn take_last(&mut self, taps: Vec<Tap>, buffer: &mut [u8]) -> std::io::Result<()> {
+        let mut packets = Vec::new();
+        for tap in &taps {
+            drain(tap, FULL, buffer, &mut packets)?;
         }
-        Ok(!spared && self.spared.is_some())
+        self.taps.close(taps);
+        self.on_packets(packets);
+        Ok(())
     }
 
     /// Counts the connections that had been asked for when `counts` were read, and `connects` been told, and that
@@ -224,7 +230,10 @@ impl Watch {
     /// Whether these ends have not been told; counts a repetition as filtered.
     fn is_first(&mut self, ends: Ends) -> bool {
         let now = Instant::now();
-        if self.told.get(&ends).is_some_and(|told| now.duration_since(*told) < REPETITION) {
+        // What a list told may have its packet still to be read.
+        let listed = self.established.get(&ends).and_then(|known| known.told);
+        let told = self.told.get(&ends).copied().max(listed);
+        if told.is_some_and(|told| now.duration_since(told) < REPETITION) {
             self.report.network.add_filtered(1);
             return false;
         }
@@ -262,24 +271,43 @@ impl Watch {
             }
         }
         self.listening = still;
-        let before = std::mem::take(&mut self.established);
+        let mut before = std::mem::take(&mut self.established);
+        let now = Instant::now();
         for found in established {
             let ends = (found.local, found.remote);
-            let known = before.get(&ends).copied();
+            // A list can show one twice.
+            if self.established.contains_key(&ends) {
+                continue;
+            }
+            let inode = found.inode;
             // One that nobody has accepted yet has no inode. Another inode is another connection of the same ends.
-            let inode = if found.inode == 0 { known.unwrap_or_default() } else { found.inode };
-            self.established.insert(ends, inode);
-            let same = known.is_some_and(|known| known == 0 || known == inode);
-            if same || (known.is_none() && self.told.peek(&ends).is_some_and(|told| told.elapsed() < ASKING)) {
+            let known = before.remove(&ends).filter(|known| known.inode == 0 || inode == 0 || known.inode == inode);
+            if let Some(known) = known {
+                self.established.insert(ends, Established { inode: known.inode.max(inode), ..known });
+                continue;
+            }
+            // From now on the list knows it.
+            let by_packet = self.told.pop(&ends).is_some_and(|told| now.duration_since(told) < ASKING);
+            self.established.insert(ends, Established { inode, told: (!by_packet).then_some(now) });
+            if by_packet {
                 continue;
             }
             let listener = listeners.get(&found.local.port()).copied();
-            let process = self.owner(if found.inode == 0 { listener.unwrap_or(found) } else { found });
+            let process = self.owner(if inode == 0 { listener.unwrap_or(found) } else { found });
             let connect = connect(found.local, found.remote);
             let kind = if listener.is_some() { EventKind::Accept(connect) } else { EventKind::Connect(connect) };
             self.tell(process, kind);
         }
     }
+}
+
+/// A connection that a list showed.
+#[derive(Clone, Copy, Debug)]
+struct Established {
+    /// 0 until somebody has accepted it.
+    inode: u32,
+    /// When the list told it; `None` where a packet did.
+    told: Option<Instant>,
 }
 
 /// When all sockets were listed, and how long it took.
@@ -289,10 +317,10 @@ struct Listed {
 }
 
 /// What is known while packets are spared.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Spared {
     /// Connections that had been asked for when the last list was begun, and connects that had been told after it.
-    last: Option<(u64, u64)>,
+    last: (u64, u64),
     /// Connects that were told by the last list, and perhaps asked for only after it had begun.
     early: u64,
 }
@@ -300,17 +328,14 @@ struct Spared {
 impl Spared {
     /// Whether connections have been asked for since the last list, and it may be made again.
     fn is_due(&self, counts: Counts, last: &Listed) -> bool {
-        self.last.is_none_or(|(asked, _)| asked != counts.opened) && last.at.elapsed() >= last.took * LISTING_SHARE
+        self.last.0 != counts.opened && last.at.elapsed() >= last.took * LISTING_SHARE
     }
 
     /// Of the connections that were asked for between the last list and this one, how many nobody told. `before`
     /// and `told` are the connects that had been told when this list was begun, and after it.
     fn balance(&mut self, opened: u64, before: u64, told: u64) -> u64 {
         let at_hand = told - before;
-        let Some((asked, known)) = self.last.replace((opened, told)) else {
-            self.early = at_hand;
-            return 0;
-        };
+        let (asked, known) = std::mem::replace(&mut self.last, (opened, told));
         let asked = opened.saturating_sub(asked);
         let told = told - known + self.early;
         // What is left of them can only have been told too early by this list: nothing older makes up for a loss.
@@ -368,10 +393,9 @@ mod tests {
 
     #[test]
     fn of_connections_that_were_asked_for_those_that_nobody_told_are_counted() {
-        let mut spared = Spared::default();
+        let mut spared = Spared { last: (100, 7), early: 0 };
         // Asked for, told before the list was begun, and told after it; not told.
         for (asked, before, told, lost) in [
-            (100, 7, 7, 0),
             (103, 7, 10, 0),
             (105, 10, 11, 1),
             // Two were told that were asked for after the list had begun.
@@ -383,5 +407,43 @@ mod tests {
         ] {
             assert_eq!(spared.balance(asked, before, told), lost, "{asked}");
         }
+    }
+
+    #[test]
+    fn what_a_list_told_first_is_not_told_by_its_packets_too() {
+        let (output, events) = sync_channel(1024);
+        let report = Arc::new(Report::default());
+        let taps = Taps::open().unwrap();
+        let mut watch = Watch::new(taps, Diag::open().unwrap(), Outbox::new(output), report, Arc::default());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        // Nobody has accepted it yet.
+        watch.list();
+        let mut packets = Vec::new();
+        for tap in watch.taps.all() {
+            drain(tap, FULL, &mut vec![0; SNAP], &mut packets).unwrap();
+        }
+        let ends = |packet: &Packet| [packet.source, packet.destination].contains(&address);
+        assert!(packets.iter().filter(|(packet, _)| ends(packet)).count() >= 2, "{packets:?}");
+        watch.on_packets(packets);
+        let server = listener.accept().unwrap();
+        watch.list();
+        watch.outbox.flush();
+        let own = std::process::id();
+        let mut told = Vec::new();
+        for event in events.try_iter().flatten() {
+            let (name, connect) = match event.kind {
+                EventKind::Connect(connect) => ("connect", connect),
+                EventKind::Accept(connect) => ("accept", connect),
+                _ => continue,
+            };
+            if connect.remote == address || connect.local == Some(address) {
+                told.push((name, event.process.map(|process| process.pid)));
+            }
+        }
+        told.sort_unstable();
+        assert_eq!(told, [("accept", Some(own)), ("connect", Some(own))]);
+        drop((client, server));
     }
 }
