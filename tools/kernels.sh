@@ -33,8 +33,8 @@ kernel() {
     mv "$work/$name.new" "$folder" || die "$folder cannot be written"
 }
 
-# A file system in memory: the programs that are given, their libraries, and what they stand on; `/init` comes from
-# standard input, behind what every one begins with.
+# A file system in memory: the programs that are given, their libraries, and what they stand on. What it runs comes from
+# standard input.
 pack() {
     local kernel="$1" root="$2" file library
     shift 2
@@ -63,8 +63,8 @@ for folder in /tmp /run /var/tmp; do $b mount -t tmpfs none $folder; done
 $b insmod /overlay.ko
 $b ip link set lo up
 INIT
-    echo '. /rest; $b poweroff -f' >>"$root/init"
-    cat >"$root/rest"
+    cat >>"$root/init"
+    echo '$b poweroff -f' >>"$root/init"
     chmod 755 "$root/init"
     (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$root.gz"
 }

@@ -1,14 +1,12 @@
 //! What a packet says, from its IP header on. Everything in it comes from outside.
 
+use netlink_packet_sock_diag::constants::{IPPROTO_TCP, IPPROTO_UDP};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// DNS bytes that are kept, as `event::DnsPacket` says.
 const DNS_BYTES: usize = 512;
 /// A DNS header.
 const DNS_HEADER: usize = 12;
-/// Protocol numbers (RFC 9293, RFC 768).
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// A packet that means something here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +42,7 @@ pub fn parse(bytes: &[u8]) -> Option<Packet> {
 
 /// Reads a UDP datagram, from its own header on.
 pub fn datagram(source: Ipv6Addr, destination: Ipv6Addr, body: &[u8]) -> Option<Packet> {
-    of_parts(source.to_canonical(), destination.to_canonical(), UDP, body)
+    of_parts(source.to_canonical(), destination.to_canonical(), IPPROTO_UDP, body)
 }
 
 fn of_parts(source: IpAddr, destination: IpAddr, protocol: u8, body: &[u8]) -> Option<Packet> {
@@ -57,8 +55,8 @@ fn of_parts(source: IpAddr, destination: IpAddr, protocol: u8, body: &[u8]) -> O
         (dns && payload.len() >= DNS_HEADER).then(|| Kind::Dns { tcp, payload: payload.to_vec() })
     };
     let kind = match protocol {
-        UDP => message(body.get(8..)?, false)?,
-        TCP => {
+        IPPROTO_UDP => message(body.get(8..)?, false)?,
+        IPPROTO_TCP => {
             let flags = body.get(13)?;
             match (flags & 0x02 != 0, flags & 0x10 != 0) {
                 (true, false) => Kind::Syn,

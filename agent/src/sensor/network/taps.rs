@@ -72,15 +72,16 @@ impl Tap {
     /// `EAGAIN` where there is none.
     pub fn receive(&self, buffer: &mut [u8]) -> nix::Result<Option<(Packet, bool)>> {
         let socket = self.socket.as_raw_fd();
-        match self.kind {
+        let mut ours = false;
+        let packet = match self.kind {
             Kind::Packets => {
                 let (count, from) = recvfrom::<LinkAddr>(socket, buffer)?;
-                let ours = from.is_some_and(|from| from.pkttype() == OUTGOING || from.hatype() == LOOPBACK);
-                Ok(packet::parse(buffer.get(..count).unwrap_or_default()).map(|packet| (packet, ours)))
+                ours = from.is_some_and(|from| from.pkttype() == OUTGOING || from.hatype() == LOOPBACK);
+                packet::parse(buffer.get(..count).unwrap_or_default())
             }
             Kind::Datagrams4 => {
                 let count = recv(socket, buffer, MsgFlags::empty())?;
-                Ok(packet::parse(buffer.get(..count).unwrap_or_default()).map(|packet| (packet, false)))
+                packet::parse(buffer.get(..count).unwrap_or_default())
             }
             Kind::Datagrams6 => {
                 let mut room = cmsg_space!(libc::in6_pktinfo);
@@ -91,12 +92,12 @@ impl Tap {
                     _ => None,
                 });
                 let (from, count) = (got.address, got.bytes);
-                let packet = from.zip(receiver).and_then(|(from, receiver)| {
+                from.zip(receiver).and_then(|(from, receiver)| {
                     packet::datagram(from.ip(), receiver, buffer.get(..count).unwrap_or_default())
-                });
-                Ok(packet.map(|packet| (packet, false)))
+                })
             }
-        }
+        };
+        Ok(packet.map(|packet| (packet, ours)))
     }
 
     /// Adds what the kernel has dropped since the last call.
